@@ -1,0 +1,88 @@
+"""The command line: the core commands, and the tasks that installed packages offer.
+
+Nothing heavy is imported here, so that ``--help`` answers at once; each command imports what it needs. A task
+is an entry point of the group ``emma_tasks.tasks``: its name is the command, its value a function with typer
+annotations (docs/adding_a_task.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
+
+import typer
+
+from emma_core import __distribution__, __version__, commands
+from emma_core.errors import EmmaError
+
+TASKS = "emma_tasks.tasks"
+"""Entry-point group under which packages offer commands."""
+
+
+def build_app() -> typer.Typer:
+    """Make the command line out of the core commands and the installed tasks."""
+    app = typer.Typer(
+        name="emma-tasks",
+        help="Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_options)
+    for name, command in commands.COMMANDS.items():
+        app.command(name)(command)
+    for entry in sorted(entry_points(group=TASKS), key=lambda entry: entry.name):
+        try:
+            app.command(entry.name)(load_task(entry))
+        except Exception as error:  # a broken task of somebody else must not take the core commands along
+            _complain(f"Warning: the task {entry.name!r} cannot be loaded: {error}")
+    return app
+
+
+def load_task(entry: EntryPoint) -> commands.Command:
+    """Load the command of a task, making sure that it comes from the package that announces it.
+
+    ``detection`` or ``segmentation`` are names that another project may use too; whichever was installed last
+    would answer. So our own packages carry ``__distribution__``.
+
+    Raises:
+        EmmaError: the module belongs to another project.
+    """
+    package = import_module(entry.module.partition(".")[0])
+    ours = entry.dist is not None and entry.dist.name == __distribution__
+    if ours and getattr(package, "__distribution__", None) != __distribution__:
+        raise EmmaError(
+            f"the package {package.__name__!r} in {package.__file__} is another project's; "
+            "install emma-tasks in an environment of its own"
+        )
+    command: commands.Command = entry.load()
+    return command
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose become one line and an exit status."""
+    try:
+        build_app()()
+    except EmmaError as error:
+        _complain(f"Error: {error}")
+        sys.exit(error.exit_code)
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"emma-tasks {__version__}")
+        raise typer.Exit
+
+
+def _complain(text: str) -> None:
+    """Write one line to standard error, whatever a file name may have put into it."""
+    print(" ".join(text.split()), file=sys.stderr)  # noqa: T201 - this is the command line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""The core commands. Each reads its options, calls the library, and prints what a person wants to know.
+
+Imports stand inside the functions: ``emma-tasks --help`` loads neither torch nor any other heavy library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emma_core.errors import EmmaError, UsageError
+
+if TYPE_CHECKING:
+    from emma_core.datasets import Fault, PairSet
+    from emma_core.fusers import Fuser
+
+Command = Callable[..., None]
+
+DEMO_DATASETS = ("M3FD", "MSRS", "Harvard")
+DEMO_METHODS = ("laplacian", "guided")
+
+Runs = Annotated[Path, typer.Option(help="Folder in which everything is kept.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set.")]
+InfraredFolder = Annotated[Path | None, typer.Option("--ir", help="Instead of --root: your infrared folder.")]
+VisibleFolder = Annotated[Path | None, typer.Option("--vis", help="Instead of --root: your visible folder.")]
+SplitName = Annotated[str | None, typer.Option("--split", help="Only this part of the data set.")]
+SplitFile = Annotated[Path | None, typer.Option(help="Only the ids listed in this file, one a line.")]
+Method = Annotated[str, typer.Option(help="How to fuse: EMMA, mean, max, laplacian, ... (see: datasets --methods).")]
+Weights = Annotated[Path | None, typer.Option(help="EMMA's weights: .safetensors, or the authors' EMMA.pth.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="Number format of the network: fp32 or bf16.")]
+Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
+Grey = Annotated[bool, typer.Option("--grey", help="Write luma only, without the colours of the visible image.")]
+Tile = Annotated[int | None, typer.Option(help="Side of tiles in pixels, 0 for none; by itself above 2.5 megapixels.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+def fuse(
+    infrared: Annotated[Path, typer.Option("--ir", help="Infrared image, or a folder of them.")],
+    visible: Annotated[Path, typer.Option("--vis", help="Visible image, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Fused PNG, or the folder for them.")],
+    method: Method = "EMMA",
+    weights: Weights = None,
+    grey: Grey = False,
+    tile: Tile = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    output_range: Range = "sigmoid",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fuse a pair of images, or two folders of equally named images.
+
+    Example: emma-tasks fuse --ir ir.png --vis vis.png --out fused.png --method laplacian
+    """
+    from emma_core.datasets import find_pairs, folder_spec
+    from emma_core.fuse import fuse_pair
+    from emma_core.fusers import load_fuser
+    from emma_core.images import read_image, write_image
+
+    if infrared.is_dir() != visible.is_dir():
+        raise UsageError("--ir and --vis must be two images or two folders; one is a folder, the other is not")
+    if infrared.is_dir():
+        pairs = find_pairs(folder_spec("pairs", infrared, visible, split=""), infrared.parent)
+        fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+        _fuse_into(out, pairs, fuser, grey=grey, tile=tile, limit=None, overwrite=overwrite, dry_run=dry_run)
+        return
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; replace it with --overwrite")
+    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+    images = read_image(infrared), read_image(visible)
+    if dry_run:
+        typer.echo(f"Would fuse {infrared} and {visible} by {fuser.method} into {out}")
+        return
+    with _writing(out):
+        write_image(out, fuse_pair(*images, fuser, colour_from="none" if grey else "visible", tile=tile))
+    typer.echo(f"{out}: fused by {fuser.method}")
+
+
+def fuse_dataset(
+    name: Annotated[str, typer.Argument(help="MSRS, M3FD, RoadScene, TNO, Harvard; any name with --ir and --vis.")],
+    root: Root = None,
+    infrared: InfraredFolder = None,
+    visible: VisibleFolder = None,
+    method: Method = "EMMA",
+    weights: Weights = None,
+    split: SplitName = None,
+    split_file: SplitFile = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    grey: Grey = False,
+    tile: Tile = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    output_range: Range = "sigmoid",
+    runs: Runs = Path("runs"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew instead of continuing.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fuse a data set into runs/fused/NAME/METHOD, with a manifest. Continues where a stopped run was.
+
+    Example: emma-tasks fuse-dataset MSRS --root ~/data/MSRS --method max
+    """
+    from emma_core.fuse_dataset import fused_folder
+    from emma_core.fusers import load_fuser
+
+    pairs = _find(name, root, infrared, visible, split, split_file)
+    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+    folder = fused_folder(runs, pairs.dataset, fuser.method)
+    _fuse_into(folder, pairs, fuser, grey=grey, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(help="Data set, as for fuse-dataset.")],
+    root: Root = None,
+    infrared: InfraredFolder = None,
+    visible: VisibleFolder = None,
+    fused_dir: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DIR: score these fused images instead of those under runs/fused (repeatable)."),
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Only these, e.g. EN,SD,VIF; by default all ten.")] = None,
+    split: SplitName = None,
+    split_file: SplitFile = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+) -> None:
+    """Score fused images by EN, SD, SF, AG, MI, VIF, Qabf, SCD, CC and SSIM, beside IR, VI, mean and max.
+
+    Example: emma-tasks evaluate MSRS --root ~/data/MSRS
+    """
+    from rich.console import Console
+
+    from emma_core.evaluate import evaluate_dataset, fused_rows
+    from emma_core.report.tables import table_of
+
+    pairs = _find(name, root, infrared, visible, split, split_file).first(limit)
+    rows = fused_rows(pairs, runs, [_named_folder(text) for text in fused_dir or []])
+    if dry_run:
+        typer.echo(f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(rows.labels(pairs.spec))}")
+        return
+    with _progress("Scoring", len(pairs.pairs)) as advance:
+        outcome = evaluate_dataset(
+            pairs, rows, runs, metrics=_names(metrics), device=device, on_pair=lambda _: advance()
+        )
+    Console().print(table_of(outcome.results).to_console())
+    typer.echo(f"Written: {outcome.folder}/*/result.json and per_image.csv. A page of all results: emma-tasks report")
+    _finish(outcome.faults)
+
+
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    root: Annotated[Path | None, typer.Option(help="A folder to look in: ROOT/NAME, or ROOT itself.")] = None,
+    methods: Annotated[bool, typer.Option("--methods", help="List the fusion methods instead.")] = False,
+) -> None:
+    """List the data sets that are known: what they are, where to get them, their terms, and what was found.
+
+    Example: emma-tasks datasets --root ~/data
+    """
+    from emma_core.datasets import DATASETS, dataset_spec
+
+    if methods:
+        _list_methods()
+        return
+    for spec in [dataset_spec(name)] if name else DATASETS.values():
+        typer.echo(f"{spec.name}: {spec.title}")
+        typer.echo(f"  get it    {spec.source}  ({spec.citation})")
+        typer.echo(f"  licence   {spec.licence}")
+        for part in spec.splits:
+            layouts = " or ".join(f"{infrared} + {visible}" for infrared, visible in part.folders)
+            typer.echo(f"  layout    {part.name}: {layouts}")
+        if spec.sample:
+            typer.echo(f"  stand-in  emma-tasks sample-data DIR --datasets {spec.name}")
+        if root is not None:
+            typer.echo(f"  found     {_what_is_there(spec.name, root)}")
+
+
+def sample_data(
+    out: Annotated[Path, typer.Argument(help="Folder to write to; each data set gets a folder in it.")],
+    names: Annotated[str, typer.Option("--datasets", help="Which, separated by commas.")] = "M3FD,MSRS,Harvard",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each data set.")] = 12,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Render labelled sample scenes in the layouts of M3FD, MSRS and Harvard. No download, no licence to mind.
+
+    Example: emma-tasks sample-data samples --datasets MSRS --pairs 20
+    """
+    from emma_core.samples import write_samples
+
+    chosen = _names(names) or []
+    if dry_run:
+        typer.echo(f"Would render {pairs} pairs each of {', '.join(chosen)} into {out}")
+        return
+    with _progress("Rendering", None) as advance, _writing(out):
+        folders = write_samples(out, chosen, pairs, seed, progress=lambda *_: advance())
+    for folder in folders:
+        typer.echo(str(folder))
+
+
+def report(
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+) -> None:
+    """Write one page of all tables and fused images under runs/, and the tables as Markdown, CSV and LaTeX.
+
+    Example: emma-tasks report
+    """
+    from emma_core.report.page import write_report
+    from emma_core.results import find_results
+
+    if dry_run:
+        typer.echo(f"Would write {runs / 'report'} from {len(find_results(runs))} results")
+        return
+    with _writing(runs):
+        paths = write_report(runs)
+    for warning in paths.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    typer.echo(f"Report: {paths.html}")
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the sample data and the runs.")] = Path("demo"),
+    pairs: Annotated[int, typer.Option(min=6, help="Pairs of each data set.")] = 12,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in the browser.")] = False,
+) -> None:
+    """Everything once, without data or GPU: render samples, fuse them, score them, and write the report.
+
+    Example: emma-tasks demo
+    """
+    typer.echo(f"EMMA needs trained weights; this demo fuses by {' and '.join(DEMO_METHODS)} instead.")
+    data, runs = out / "data", out / "runs"
+    sample_data(data, ",".join(DEMO_DATASETS), pairs)
+    for name in DEMO_DATASETS:
+        for method in DEMO_METHODS:
+            fuse_dataset(name, data / name, method=method, runs=runs)
+        evaluate(name, data / name, runs=runs)
+    report(runs)
+    if show:
+        typer.launch(str((runs / "report" / "index.html").resolve()))
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": demo,
+    "datasets": datasets,
+    "sample-data": sample_data,
+    "fuse": fuse,
+    "fuse-dataset": fuse_dataset,
+    "evaluate": evaluate,
+    "report": report,
+}
+"""Command line name to function, in the order of ``--help``."""
+
+
+def _find(
+    name: str,
+    root: Path | None,
+    infrared: Path | None,
+    visible: Path | None,
+    split: str | None,
+    split_file: Path | None,
+) -> PairSet:
+    """Find the pairs that the options ask for: a known data set under --root, or two folders."""
+    from emma_core.datasets import dataset_spec, find_pairs, folder_spec
+
+    if (infrared is None) != (visible is None):
+        raise UsageError("--ir and --vis go together: give both folders")
+    if infrared is not None and visible is not None:
+        if root is not None:
+            raise UsageError("Give either --root, or --ir and --vis")
+        return find_pairs(folder_spec(name, infrared, visible), infrared.parent, split=split, split_file=split_file)
+    spec = dataset_spec(name)
+    if root is None:
+        raise UsageError(f"Where is {spec.name}? Add --root DIR. Where to get it: emma-tasks datasets {spec.name}")
+    return find_pairs(spec, root, split=split, split_file=split_file)
+
+
+def _fuse_into(
+    folder: Path,
+    pairs: PairSet,
+    fuser: Fuser,
+    *,
+    grey: bool,
+    tile: int | None,
+    limit: int | None,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    from emma_core.fuse_dataset import fuse_dataset as run
+
+    count = len(pairs.pairs[:limit])
+    if dry_run:
+        typer.echo(f"Would fuse {count} pairs of {pairs.dataset} by {fuser.method} into {folder}")
+        _finish(pairs.faults)
+        return
+    with _progress(f"{pairs.dataset} by {fuser.method}", count) as advance:
+        summary = run(
+            pairs,
+            fuser,
+            folder,
+            grey=grey,
+            tile=tile,
+            limit=limit,
+            overwrite=overwrite,
+            on_pair=lambda _: advance(),
+        )
+    kept = f", {summary.kept} were there already" if summary.kept else ""
+    typer.echo(f"{summary.folder}: {summary.fused} fused{kept}")
+    _finish(summary.faults)
+
+
+def _finish(faults: tuple[Fault, ...]) -> None:
+    """Name what could not be used; the exit status says that there was something."""
+    for fault in faults:
+        typer.echo(f"Left out {' '.join(str(fault).split())}", err=True)
+    if faults:
+        typer.echo(f"{len(faults)} left out; everything else is done.", err=True)
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on a terminal, and nothing elsewhere; yields the function that advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=None) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise EmmaError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not name or not folder:
+        raise UsageError(f"--fused-dir {text!r}: expected NAME=DIR, e.g. --fused-dir SeAFusion=results/seafusion")
+    return name, Path(folder)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _what_is_there(name: str, root: Path) -> str:
+    from emma_core.datasets import dataset_spec, find_pairs
+
+    for place in (root / name, root):
+        with contextlib.suppress(EmmaError):
+            found = find_pairs(dataset_spec(name), place)
+            faults = f", {len(found.faults)} unusable" if found.faults else ""
+            return f"{len(found.pairs)} pairs in {place}{faults}"
+    return f"nothing in {root / name} or {root}"
+
+
+def _list_methods() -> None:
+    from emma_core.fusers import METHODS
+
+    for method in METHODS.values():
+        weights = "  (needs --weights)" if method.rule is None else ""
+        typer.echo(f"{method.name:<10} {method.title} - {method.reference}{weights}")

@@ -1,0 +1,303 @@
+"""Scoring fused images: every row on the same pairs, beside each source alone and the naive rules.
+
+Sources and fused images are read back from disk and compared as grey levels, so a row says what a person gets
+who opens the files. One row is one folder: ``runs/evaluate/<dataset>/<split>/<row>/{result.json,per_image.csv}``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from emma_core.datasets import IMAGE_SUFFIXES, DatasetSpec, Fault, Pair, PairSet
+from emma_core.errors import DataError, ManifestError, UsageError
+from emma_core.fuse_dataset import fused_folder
+from emma_core.images import read_grey, write_atomic
+from emma_core.manifest import MANIFEST, file_sha256, read_manifest
+from emma_core.metrics.fusion import METRICS, grey_levels, prepare
+from emma_core.results import Column, Result, result_folder, write_result
+from emma_core.runtime import environment, resolve_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+TASK = "evaluate"
+
+
+@dataclass(frozen=True)
+class FusedRow:
+    """Fused images of one method.
+
+    Attributes:
+        name: of the row.
+        files: the fused image of each pair, by ``split/id``.
+        source: what the result says of their origin.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    source: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class FusedRows:
+    """The rows that are scored from files; IR, VI, mean and max are computed."""
+
+    rows: tuple[FusedRow, ...]
+
+    def labels(self, spec: DatasetSpec) -> list[str]:
+        """Name all rows of the table in order: sources and naive rules, then the methods."""
+        names = [row.name for row in self.rows]
+        naive = [spec.infrared_label, spec.visible_label, "mean", "max"]
+        return [name for name in naive if name not in names] + names
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate_dataset` leaves.
+
+    Attributes:
+        results: one a row, as written.
+        folder: the folder of the rows.
+        faults: pairs that no row was scored on, with reasons.
+    """
+
+    results: tuple[Result, ...]
+    folder: Path
+    faults: tuple[Fault, ...]
+
+
+def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] = ()) -> FusedRows:
+    """Find the fused images to score.
+
+    Args:
+        pairs: the pairs that every row must cover.
+        runs: where ``fuse-dataset`` left its folders.
+        folders: (name, folder) of images made elsewhere, ``<id>.*`` or ``<split>/<id>.*``; if any is given,
+            only these are scored.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UsageError: a row has the name of another.
+        DataError: a row lacks images; the message names the command that makes them.
+        ManifestError: a folder under ``runs`` has a damaged manifest.
+    """
+    if folders:
+        rows = [_foreign_row(name, folder, pairs) for name, folder in folders]
+    else:
+        parent = fused_folder(runs, pairs.dataset, "x").parent
+        rows = [_own_row(folder, pairs) for folder in sorted(parent.glob("*")) if (folder / MANIFEST).exists()]
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1 or name in {pairs.spec.infrared_label, pairs.spec.visible_label}:
+            raise UsageError(f"Two rows would be called {name!r}; choose another name in --fused-dir NAME=DIR")
+    return FusedRows(tuple(rows))
+
+
+def evaluate_dataset(
+    pairs: PairSet,
+    fused: FusedRows,
+    runs: Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    device: str = "auto",
+    on_pair: Callable[[Pair], None] = lambda _: None,
+) -> Evaluation:
+    """Score every row on the same pairs and write one result a row.
+
+    A pair of which a source or any fused image cannot be used is left out of all rows, and named.
+
+    Args:
+        pairs: the pairs.
+        fused: the rows that are read from files.
+        runs: where results go.
+        metrics: names out of :data:`emma_core.metrics.fusion.METRICS`; all by default.
+        device: where to compute.
+        on_pair: called after each pair, for a progress bar.
+
+    Returns:
+        The results, in the order of the table, and the faults.
+
+    Raises:
+        UsageError: an unknown metric.
+        DataError: no pair could be scored.
+    """
+    begun = time.perf_counter()
+    chosen = _metric_names(metrics)
+    place = resolve_device(device)
+    scores: dict[str, dict[str, list[float]]] = {}  # key of the pair -> row -> values in the order of the metrics
+    faults = list(pairs.faults)
+    for pair in pairs.pairs:
+        try:
+            scores[pair.key] = _score_pair(pair, fused, pairs.spec, chosen, place)
+        except DataError as error:
+            faults.append(Fault(pair.split, pair.id, str(error)))
+        on_pair(pair)
+    if not scores:
+        raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")
+    scored = tuple(pair for pair in pairs.pairs if pair.key in scores)
+    subset = replace(pairs, pairs=scored, faults=())
+    seconds = time.perf_counter() - begun
+    results = tuple(
+        _write_row(label, subset, scores, fused, runs, chosen, environment(place), seconds)
+        for label in fused.labels(pairs.spec)
+    )
+    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
+    return Evaluation(results, folder, tuple(faults))
+
+
+def _metric_names(names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        return list(METRICS)
+    by_lower = {known.lower(): known for known in METRICS}
+    unknown = [name for name in names if name.lower() not in by_lower]
+    if unknown or not names:
+        raise UsageError(f"Unknown metric {''.join(unknown[:1])!r}; known: {', '.join(METRICS)}")
+    return [by_lower[name.lower()] for name in names]
+
+
+def _score_pair(
+    pair: Pair, fused: FusedRows, spec: DatasetSpec, metrics: list[str], device: torch.device
+) -> dict[str, list[float]]:
+    infrared, visible = (_levels(path).to(device) for path in (pair.infrared, pair.visible))
+    if infrared.shape != visible.shape:
+        raise DataError(f"the two images differ in size: {_size(infrared)} and {_size(visible)}")
+    candidates = {
+        spec.infrared_label: infrared,
+        spec.visible_label: visible,
+        "mean": ((infrared + visible) / 2).round(),
+        "max": torch.maximum(infrared, visible),
+    }
+    for row in fused.rows:
+        image = _levels(row.files[pair.key]).to(device)
+        if image.shape != infrared.shape:
+            raise DataError(f"{row.name}: {row.files[pair.key]} is {_size(image)}, its sources {_size(infrared)}")
+        candidates[row.name] = image
+    reference = prepare(infrared[None], visible[None])
+    return {
+        name: [float(value) for value in reference.evaluate(image[None], metrics).values()]
+        for name, image in candidates.items()
+    }
+
+
+def _levels(path: Path) -> Tensor:
+    """Read a file as whole grey levels, (H, W) float32 in 0..255."""
+    return grey_levels(torch.from_numpy(read_grey(path)))
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
+
+
+def _write_row(
+    label: str,
+    pairs: PairSet,
+    scores: Mapping[str, Mapping[str, list[float]]],
+    fused: FusedRows,
+    runs: Path,
+    metrics: list[str],
+    record: dict[str, str | int],
+    seconds: float,
+) -> Result:
+    values = np.array([scores[pair.key][label] for pair in pairs.pairs])
+    origin = {row.name: row.source for row in fused.rows}
+    result = Result(
+        task=TASK,
+        title="Fusion quality",
+        dataset=pairs.dataset,
+        split=pairs.label,
+        split_hash=pairs.hash,
+        count=len(pairs.pairs),
+        row=label,
+        columns=tuple(_column(name) for name in metrics),
+        values=dict(zip(metrics, _nan_statistic(np.nanmean, values), strict=True)),
+        deviation=dict(zip(metrics, _nan_statistic(np.nanstd, values), strict=True)),
+        source=dict(origin.get(label, {})),
+        baseline=label in {pairs.spec.infrared_label, pairs.spec.visible_label, "mean", "max"},
+        notes=_notes(pairs, values, metrics),
+        environment=dict(record),
+        seconds=round(seconds, 1),
+    )
+    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, label)
+    write_result(folder, result)
+    write_atomic(folder / "per_image.csv", _per_image(pairs, values, metrics).encode())
+    return result
+
+
+def _column(name: str) -> Column:
+    metric = METRICS[name]
+    return Column(name, metric.unit, metric.higher_is_better, metric.digits, metric.title)
+
+
+def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> list[float]:
+    """Average over the images on which a metric is defined; NaN where there is none."""
+    defined = [column[~np.isnan(column)] for column in values.T]
+    return [float(statistic(column)) if column.size else float("nan") for column in defined]
+
+
+def _notes(pairs: PairSet, values: np.ndarray, metrics: list[str]) -> tuple[str, ...]:
+    undefined = {name: int(np.isnan(column).sum()) for name, column in zip(metrics, values.T, strict=True)}
+    return tuple(
+        f"{name} is not defined on {count} of {len(pairs.pairs)} images, which are too small for its window."
+        for name, count in undefined.items()
+        if count
+    )
+
+
+def _per_image(pairs: PairSet, values: np.ndarray, metrics: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "id", *metrics])
+    for pair, row in zip(pairs.pairs, values, strict=True):
+        writer.writerow([pair.split, pair.id, *(f"{value:.6f}" for value in row)])
+    return text.getvalue()
+
+
+def _own_row(folder: Path, pairs: PairSet) -> FusedRow:
+    """Take the images that ``fuse-dataset`` left in a folder; all of them must be there."""
+    manifest = read_manifest(folder)
+    if manifest.dataset != pairs.dataset:
+        raise ManifestError(f"{folder}: holds images of {manifest.dataset}, expected {pairs.dataset}")
+    rows = manifest.rows
+    missing = [pair.key for pair in pairs.pairs if pair.key not in rows and pair.key not in manifest.failures]
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, first {missing[0]}. "
+            f"Make them with: emma-tasks fuse-dataset {pairs.dataset} --root {pairs.root} --method {manifest.method}"
+        )
+    files = {pair.key: folder / f"{pair.key}.png" for pair in pairs.pairs}
+    checkpoint = manifest.settings.get("checkpoint_sha256")
+    source = {"manifest_sha256": file_sha256(folder / MANIFEST), "checkpoint_sha256": checkpoint}
+    return FusedRow(manifest.method, files, source)
+
+
+def _foreign_row(name: str, folder: Path, pairs: PairSet) -> FusedRow:
+    """Take images made elsewhere; all of them must be there."""
+    if not folder.is_dir():
+        raise DataError(f"--fused-dir {name}={folder}: no such folder; expected fused images named as the sources")
+    files = {pair.key: path for pair in pairs.pairs if (path := _fused_file(folder, pair))}
+    missing = [pair.key for pair in pairs.pairs if pair.key not in files]
+    if missing:
+        raise DataError(
+            f"--fused-dir {name}={folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, "
+            f"first {missing[0]}; a list of the ids that are there can be given with --split-file"
+        )
+    return FusedRow(name, files, {"folder": str(folder)})
+
+
+def _fused_file(folder: Path, pair: Pair) -> Path | None:
+    candidates = (
+        place / f"{pair.id}{suffix}" for place in (folder / pair.split, folder) for suffix in sorted(IMAGE_SUFFIXES)
+    )
+    return next((path for path in candidates if path.exists()), None)

@@ -1,0 +1,171 @@
+"""Fusing a whole data set: resumable, atomic, and with a record of what was made from what.
+
+Each image is written under a temporary name and renamed, then its line goes to the journal; a run that is
+killed at any moment continues where it was, and leaves the same bytes as a run that was not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emma_core.datasets import Fault, Pair, PairSet
+from emma_core.errors import DataError, EmmaError
+from emma_core.fuse import fuse_pair
+from emma_core.images import encode_png, read_image, write_atomic
+from emma_core.manifest import (
+    Journal,
+    Manifest,
+    Row,
+    file_sha256,
+    forget,
+    locked,
+    resume_manifest,
+    sha256,
+    sweep,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from emma_core.fuse import Colour
+    from emma_core.fusers import Fuser
+
+
+@dataclass(frozen=True)
+class FuseSummary:
+    """What a run did.
+
+    Attributes:
+        folder: where the images and ``manifest.json`` are.
+        fused: number of images made now.
+        kept: number of images that were there already, made by the same settings from the same files.
+        faults: what could not be fused, with reasons.
+    """
+
+    folder: Path
+    fused: int
+    kept: int
+    faults: tuple[Fault, ...]
+
+
+def fused_folder(runs: Path, dataset: str, method: str) -> Path:
+    """Return where the fused images of a data set by a method are kept."""
+    return runs / "fused" / dataset / method
+
+
+def fuse_dataset(
+    pairs: PairSet,
+    fuser: Fuser,
+    folder: Path,
+    *,
+    grey: bool = False,
+    tile: int | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+    on_pair: Callable[[Pair], None] = lambda _: None,
+) -> FuseSummary:
+    """Fuse the pairs of a data set into a folder.
+
+    Args:
+        pairs: what to fuse, from :func:`emma_core.datasets.find_pairs`.
+        fuser: how.
+        folder: where to; images go to ``<folder>/<split>/<id>.png``.
+        grey: write luma only.
+        tile: as for :func:`emma_core.fuse.fuse_pair`.
+        limit: only the first so many pairs.
+        overwrite: begin anew instead of continuing or refusing.
+        on_pair: called after each pair, for a progress bar.
+
+    Returns:
+        What was done. Pairs that cannot be read are counted and named, the rest is fused.
+
+    Raises:
+        BusyError: another process is writing into the folder.
+        ManifestError: the folder was made with other settings.
+        EmmaError: an image cannot be written.
+    """
+    settings = {**fuser.settings, "colour": "none" if grey else "source", "tile": tile}
+    chosen = pairs.first(limit)
+    with locked(folder):
+        if overwrite:
+            forget(folder)
+        sweep(folder)
+        manifest = resume_manifest(folder, pairs.dataset, pairs.root, settings)
+        manifest.failures |= {fault.key: fault for fault in pairs.faults}
+        try:
+            return _fuse_all(chosen, fuser, folder, manifest, on_pair)
+        except OSError as error:
+            raise EmmaError(
+                f"{error.filename or folder}: cannot be written ({error.strerror}); what is done is kept, "
+                "the same command continues"
+            ) from None
+
+
+def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
+    """Tell whether a fused image is there, whole, and made from the files as they are now."""
+    return (
+        row is not None
+        and file_sha256(folder / row.file) == row.sha256
+        and file_sha256(pair.infrared) == row.infrared_sha256
+        and file_sha256(pair.visible) == row.visible_sha256
+    )
+
+
+def _fuse_all(
+    pairs: PairSet, fuser: Fuser, folder: Path, manifest: Manifest, on_pair: Callable[[Pair], None]
+) -> FuseSummary:
+    """Bring every pair up to date, then write the manifest."""
+    fused = kept = 0
+    with Journal(folder, manifest.settings) as journal:
+        for pair in pairs.pairs:
+            if is_done(pair, manifest.rows.get(pair.key), folder):
+                manifest.failures.pop(pair.key, None)
+                kept += 1
+            elif row := _fuse_one(pair, pairs.root, fuser, folder, manifest):
+                journal.add(row)
+                fused += 1
+            on_pair(pair)
+    write_manifest(folder, manifest)
+    in_scope = {item.key for item in (*pairs.pairs, *pairs.faults)}
+    faults = tuple(fault for key, fault in sorted(manifest.failures.items()) if key in in_scope)
+    return FuseSummary(folder, fused, kept, faults)
+
+
+def _fuse_one(pair: Pair, root: Path, fuser: Fuser, folder: Path, manifest: Manifest) -> Row | None:
+    """Fuse a pair and note it in the manifest; a pair that cannot be fused leaves a failure and no image."""
+    try:
+        row = _make(pair, root, fuser, folder, manifest.settings)
+    except DataError as error:
+        manifest.rows.pop(pair.key, None)
+        (folder / f"{pair.key}.png").unlink(missing_ok=True)
+        manifest.failures[pair.key] = Fault(pair.split, pair.id, str(error))
+        return None
+    manifest.rows[pair.key] = row
+    manifest.failures.pop(pair.key, None)
+    return row
+
+
+def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[str, Any]) -> Row:
+    infrared, visible = read_image(pair.infrared), read_image(pair.visible)
+    colour: Colour = "none" if settings["colour"] == "none" else pair.colour_from
+    fused = fuse_pair(infrared, visible, fuser, colour_from=colour, tile=settings["tile"])
+    png = encode_png(fused)
+    row = Row(
+        split=pair.split,
+        id=pair.id,
+        infrared=_relative(pair.infrared, root),
+        visible=_relative(pair.visible, root),
+        infrared_sha256=file_sha256(pair.infrared) or "",
+        visible_sha256=file_sha256(pair.visible) or "",
+        sha256=sha256(png),
+    )
+    write_atomic(folder / row.file, png)
+    return row
+
+
+def _relative(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path.resolve()).as_posix()

@@ -1,0 +1,184 @@
+"""The table of fusion methods: EMMA, the naive rules and the classical ones, behind one call.
+
+A :class:`Fuser` maps two batches of grey images to one: ``fuser(infrared, visible)``, each (B, 1, H, W)
+float32 in [0, 1] on the fuser's device. Colour, sizes and tiles are the business of :mod:`emma_core.fuse`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from emma_core import __version__, classical
+from emma_core.errors import UsageError
+from emma_core.runtime import resolve_device, resolve_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from emma_core.classical import Rule
+
+CPU = torch.device("cpu")
+
+RANGES = ("sigmoid", "stretch")
+"""What becomes of the network's output: as the sigmoid gives it, or stretched to each image's own minimum and
+maximum, as the authors' test script does. The stretch changes EN, SD and AG of every image."""
+
+
+@dataclass(frozen=True)
+class FusionMethod:
+    """One entry of the table.
+
+    Attributes:
+        name: as on the command line (case does not matter there) and in the paths of fused images.
+        title: what it does, in a few words.
+        reference: whose idea it is.
+        rule: the function, or None for a network that needs weights.
+    """
+
+    name: str
+    title: str
+    reference: str
+    rule: Rule | None
+
+
+METHODS: dict[str, FusionMethod] = {
+    method.name: method
+    for method in (
+        FusionMethod("EMMA", "U-Fuser trained with sensing and equivariance", "Zhao et al., CVPR 2024", None),
+        FusionMethod("mean", "average of both images", "naive", classical.mean),
+        FusionMethod("max", "pixel-wise maximum", "naive", classical.maximum),
+        FusionMethod("laplacian", "Laplacian pyramid", "Burt and Adelson 1983", classical.laplacian),
+        FusionMethod("ratio", "ratio-of-low-pass pyramid", "Toet 1989", classical.ratio),
+        FusionMethod("wavelet", "discrete wavelet transform", "Li et al. 1995", classical.wavelet),
+        FusionMethod("guided", "guided filter", "Li, Kang and Hu 2013", classical.guided),
+        FusionMethod("two-scale", "two scales with saliency", "Bavirisetti and Dhuli 2016", classical.two_scale),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Fuser:
+    """A fusion method ready to run.
+
+    Attributes:
+        method: its name in the table.
+        function: (B, 1, H, W) infrared and visible in [0, 1] to the fused (B, 1, H, W).
+        settings: everything that decides its output, as JSON; written into the manifest.
+        stride: both sides of its input must be multiples of this [pixels].
+        min_size: and at least this long.
+        tiles: whether large images are worked on in tiles to bound memory.
+        stretch: whether the fused image is stretched to its own minimum and maximum.
+        device: where it runs.
+    """
+
+    method: str
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stride: int = 1
+    min_size: int = 1
+    tiles: bool = False
+    stretch: bool = False
+    device: torch.device = CPU
+
+    def __call__(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Fuse a batch: (B, 1, H, W) float32 in [0, 1] each, on :attr:`device`; the result likewise."""
+        return self.function(infrared, visible)
+
+
+def fusion_method(name: str) -> FusionMethod:
+    """Look a method up by name, without regard to case.
+
+    Raises:
+        UsageError: no such method; the message lists those that are known.
+    """
+    for known, method in METHODS.items():
+        if known.lower() == name.lower():
+            return method
+    raise UsageError(f"Unknown fusion method {name!r}; known: {', '.join(METHODS)}")
+
+
+def load_fuser(
+    method: str = "EMMA",
+    *,
+    weights: Path | str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    output_range: str = "sigmoid",
+) -> Fuser:
+    """Make a fusion method ready to run.
+
+    Args:
+        method: a name of the table.
+        weights: checkpoint of EMMA: our ``.safetensors`` or the authors' ``EMMA.pth``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; the classical rules run on the CPU.
+        precision: number format of the network, ``fp32`` or ``bf16``.
+        output_range: ``sigmoid`` or ``stretch``, see :data:`RANGES`; EMMA only.
+
+    Returns:
+        The fuser.
+
+    Raises:
+        UsageError: an unknown name, weights for a method that has none, or EMMA without weights.
+        CheckpointError: the weights cannot be used.
+    """
+    chosen = fusion_method(method)
+    if chosen.rule is None:
+        return _emma(chosen, weights, resolve_device(device), precision, output_range)
+    if weights is not None:
+        raise UsageError(f"--weights is for EMMA; {chosen.name} has none")
+    return Fuser(chosen.name, _batched(chosen.rule), {"method": chosen.name, "tool": __version__})
+
+
+def _emma(
+    method: FusionMethod, weights: Path | str | None, device: torch.device, precision: str, output_range: str
+) -> Fuser:
+    from emma_core.checkpoint import load_ufuser
+
+    if weights is None:
+        raise UsageError("EMMA needs --weights FILE (EMMA.pth of the authors, or .safetensors); or use --method max")
+    if output_range not in RANGES:
+        raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
+    dtype = resolve_dtype(precision)
+    network, info = load_ufuser(Path(weights))
+    network = network.eval().requires_grad_(requires_grad=False).to(device, dtype, memory_format=torch.channels_last)
+
+    def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            fused: torch.Tensor = network(infrared.to(dtype), visible.to(dtype))
+            return fused.float()
+
+    settings = {
+        "method": method.name,
+        "tool": __version__,
+        "checkpoint_sha256": info.sha256,
+        "recipe": info.recipe,
+        "precision": precision,
+        "device": device.type,
+        "range": output_range,
+    }
+    return Fuser(
+        method.name,
+        function,
+        settings,
+        stride=network.stride,
+        min_size=network.min_size,
+        tiles=True,
+        stretch=output_range == "stretch",
+        device=device,
+    )
+
+
+def _batched(rule: Rule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Apply a rule for two grey images to every pair of a batch."""
+
+    def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        pairs = zip(infrared[:, 0].numpy(), visible[:, 0].numpy(), strict=True)
+        fused = np.stack([rule(one, other) for one, other in pairs])
+        return torch.from_numpy(fused)[:, None]
+
+    return function

@@ -1,0 +1,281 @@
+"""The record beside a folder of fused images: what made them, from what, and what failed.
+
+``<folder>/manifest.json`` is written when a run ends. While it runs, every finished image is one line of
+``<folder>/journal.jsonl``, so a killed run loses nothing and the cost of an image does not grow with their
+number. The manifest holds no time stamp: a run that was killed and continued leaves the same bytes as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from emma_core.datasets import Fault, join_key, split_hash
+from emma_core.errors import BusyError, ManifestError
+from emma_core.images import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Self
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fused image.
+
+    Attributes:
+        split: part of the data set.
+        id: stem of its file name; the image is ``<split>/<id>.png``.
+        infrared: source file, relative to the root of the data set (absolute if it lies outside).
+        visible: likewise.
+        infrared_sha256: of the source file.
+        visible_sha256: likewise.
+        sha256: of the fused file.
+    """
+
+    split: str
+    id: str
+    infrared: str
+    visible: str
+    infrared_sha256: str
+    visible_sha256: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Refuse names that would lead out of the folder: a manifest may come from somebody else."""
+        for name in (self.split, self.id):
+            if name in {".", ".."} or set(name) & set("/\\\0"):
+                raise ValueError(f"not a plain name: {name!r}")
+        if not self.id:
+            raise ValueError("an image without a name")
+
+    @property
+    def key(self) -> str:
+        """``split/id``."""
+        return join_key(self.split, self.id)
+
+    @property
+    def file(self) -> str:
+        """The fused image, relative to the folder of the manifest."""
+        return f"{self.key}.png"
+
+
+@dataclass
+class Manifest:
+    """What a folder of fused images is.
+
+    Attributes:
+        dataset: name of the data set.
+        root: folder the sources were read from.
+        settings: everything that decides the pixels: method, parameters, checkpoint, precision, range, tool.
+        rows: by ``split/id``.
+        failures: by ``split/id``.
+    """
+
+    dataset: str
+    root: str
+    settings: Mapping[str, Any]
+    rows: dict[str, Row] = field(default_factory=dict)
+    failures: dict[str, Fault] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """Name of the fusion method."""
+        return str(self.settings["method"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``manifest.json``, in an order that does not depend on how the run went."""
+        rows = [self.rows[key] for key in sorted(self.rows)]
+        splits = {
+            split: {"count": len(keys), "hash": split_hash(keys)}
+            for split in sorted({row.split for row in rows})
+            if (keys := [row.key for row in rows if row.split == split])
+        }
+        return {
+            "schema": SCHEMA,
+            "dataset": self.dataset,
+            "root": self.root,
+            "settings": dict(self.settings),
+            "splits": splits,
+            "rows": [asdict(row) for row in rows],
+            "failures": [asdict(self.failures[key]) for key in sorted(self.failures)],
+        }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json`` of a folder of fused images.
+
+    Raises:
+        ManifestError: it is missing, damaged or of another schema.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ManifestError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
+        rows = [Row(**row) for row in content["rows"]]
+        failures = [Fault(**fault) for fault in content["failures"]]
+        manifest = Manifest(content["dataset"], content["root"], content["settings"])
+        str(manifest.method)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file; make it with: emma-tasks fuse-dataset") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(
+            f"{path}: not a manifest of this tool ({type(error).__name__}); fuse again with --overwrite"
+        ) from None
+    manifest.rows = {row.key: row for row in rows}
+    manifest.failures = {fault.key: fault for fault in failures}
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, whole or not at all, and drop the journal it replaces."""
+    text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False)
+    write_atomic(folder / MANIFEST, (text + "\n").encode())
+    (folder / JOURNAL).unlink(missing_ok=True)
+
+
+class Journal:
+    """The lines that a running process appends, one a finished image; the first names the settings."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / JOURNAL
+        _drop_half_line(path)
+        new = not path.exists() or path.stat().st_size == 0
+        self._stream = path.open("a", encoding="utf-8")
+        if new:
+            self._append({"settings": dict(settings)})
+
+    def add(self, row: Row) -> None:
+        """Record a finished image; it is on its way to disk when this returns."""
+        self._append(asdict(row))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _append(self, content: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+def resume_manifest(folder: Path, dataset: str, root: Path, settings: Mapping[str, Any]) -> Manifest:
+    """Return the record that a run goes on from: what earlier runs with the same settings left, or an empty one.
+
+    Raises:
+        ManifestError: the folder was made with other settings, or holds images without a record.
+    """
+    manifest = Manifest(dataset, str(root.resolve()), settings)
+    lines = _journal_lines(folder / JOURNAL)
+    if (folder / MANIFEST).exists():
+        earlier = read_manifest(folder)
+        _refuse_other(folder, earlier.settings, settings)
+        manifest.rows, manifest.failures = earlier.rows, earlier.failures
+    elif not lines and any(folder.glob("**/*.png")):
+        raise ManifestError(f"{folder}: holds images but no {MANIFEST}; choose another folder, or use --overwrite")
+    for line in lines[:1]:
+        _refuse_other(folder, line.get("settings", {}), settings)
+    manifest.rows |= {row.key: row for row in map(_row, lines[1:]) if row}
+    return manifest
+
+
+def forget(folder: Path) -> None:
+    """Remove the record of a folder and the images it lists, so that it can be made anew."""
+    with contextlib.suppress(ManifestError):
+        for row in read_manifest(folder).rows.values():
+            (folder / row.file).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the half-written temporary files that a killed process left; call it with the folder locked."""
+    for place in (folder, *(entry for entry in folder.glob("*") if entry.is_dir())):
+        for leftover in place.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the operating system lets go when the process ends, however it ends.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(
+            f"{folder}: another emma-tasks process is writing here; wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of some bytes in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or None where there is none that can be read."""
+    try:
+        return sha256(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _refuse_other(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if different:
+        key = different[0]
+        raise ManifestError(
+            f"{folder}: was made with other settings ({key}: {found.get(key)!r}, now {wanted.get(key)!r}"
+            f"{f', and {len(different) - 1} more' if different[1:] else ''}); "
+            "choose another folder, or replace it with --overwrite"
+        )
+
+
+def _journal_lines(path: Path) -> list[dict[str, Any]]:
+    """Parse a journal; a killed process may have left half a line at its end."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text("utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                content = json.loads(text)
+                if isinstance(content, dict):
+                    lines.append(content)
+    return lines
+
+
+def _row(line: Mapping[str, Any]) -> Row | None:
+    try:
+        return Row(**line)
+    except (TypeError, ValueError):
+        return None
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut what follows the last line end, so that the next line starts at a line start."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            path.write_bytes(data[: data.rfind(b"\n") + 1])

@@ -1,0 +1,1 @@
+"""From results on disk to tables and a page; never computes a figure."""

@@ -1,0 +1,137 @@
+"""What one row of a table is on disk: ``result.json``, which describes itself.
+
+Every task writes the same form, so that the report can draw the tables of tasks it has never heard of:
+``runs/<task>/<dataset>/<split>/<row>/result.json`` (below ``seed<k>/`` where a task is repeated).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emma_core.errors import ResultError
+from emma_core.images import write_atomic
+
+SCHEMA = 1
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a row.
+
+    Attributes:
+        name: heading, and key into :attr:`Result.values`.
+        unit: ``bits``, ``%``, ``grey levels``; empty for a plain number.
+        higher_is_better: the direction of the arrow.
+        digits: after the decimal point.
+        title: what it measures, in a few words.
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+    digits: int = 2
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of a table: one kind of input under one recipe on one set of images.
+
+    Attributes:
+        task: the command that made it, e.g. ``evaluate``.
+        title: of the table, e.g. ``Fusion quality``.
+        dataset: name of the data set.
+        split: label of the part, e.g. ``test``.
+        split_hash: SHA-256 over its ids; rows of one table agree in it.
+        count: number of images.
+        row: the kind of input, e.g. ``IR``, ``VI``, ``EMMA``.
+        columns: what is measured.
+        values: a figure per column name; NaN where it is not defined (``null`` on disk).
+        deviation: standard deviation over images, per column name, where the task has one.
+        recipe: everything that must agree between rows that are compared.
+        source: where the input came from: hash of the manifest, checkpoint, method.
+        seed: of the training run, or None.
+        baseline: whether this is an input without fusion or a naive rule, drawn first and apart.
+        notes: sentences a reader needs beside the figures.
+        environment: versions and machine.
+        seconds: wall-clock time it took.
+    """
+
+    task: str
+    title: str
+    dataset: str
+    split: str
+    split_hash: str
+    count: int
+    row: str
+    columns: tuple[Column, ...]
+    values: dict[str, float]
+    deviation: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    baseline: bool = False
+    notes: tuple[str, ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def table_key(self) -> tuple[str, str, str, str]:
+        """What rows of one table share: task, data set, images and recipe."""
+        recipe = json.dumps([self.recipe, [asdict(column) for column in self.columns]], sort_keys=True)
+        return self.task, self.dataset, self.split_hash, hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def result_folder(runs: Path, task: str, dataset: str, split: str, row: str, seed: int | None = None) -> Path:
+    """Return the folder of one row below the folder of all runs."""
+    folder = runs / task / dataset / split / row
+    return folder if seed is None else folder / f"seed{seed}"
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write ``result.json`` into a folder, whole or not at all, and return its path."""
+    content = {"schema": SCHEMA, **asdict(result)}
+    for name in ("values", "deviation"):
+        content[name] = {key: _finite(value) for key, value in content[name].items()}
+    path = folder / RESULT
+    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Read one ``result.json``.
+
+    Raises:
+        ResultError: it is missing, damaged or of another schema.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        schema = content.pop("schema")
+        if schema != SCHEMA:
+            raise ResultError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+        content["columns"] = tuple(Column(**column) for column in content["columns"])
+        content["notes"] = tuple(content["notes"])
+        for name in ("values", "deviation"):
+            content[name] = {key: math.nan if value is None else float(value) for key, value in content[name].items()}
+        result = Result(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not a result of this tool ({type(error).__name__}); run its task again") from None
+    missing = [column.name for column in result.columns if column.name not in result.values]
+    if missing:
+        raise ResultError(f"{path}: has no value for column {missing[0]!r}; run its task again")
+    return result
+
+
+def find_results(runs: Path) -> list[Path]:
+    """List every ``result.json`` below a folder of runs, sorted."""
+    return sorted(runs.glob(f"**/{RESULT}"))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,69 @@
+"""Where and how things are computed: device, precision, and a record of the environment."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import Literal
+
+import torch
+
+from emma_core import __version__
+from emma_core.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that exists.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device(_best_device())
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"Unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps") from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise UsageError(f"Device {name!r} is not available here; use --device auto or --device cpu")
+    return device
+
+
+def resolve_dtype(precision: str) -> torch.dtype:
+    """Return the number format of a network for ``fp32`` or ``bf16``.
+
+    Raises:
+        UsageError: any other name.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"Unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}")
+    return PRECISIONS[precision]
+
+
+def environment(device: torch.device | None = None) -> dict[str, str | int]:
+    """Describe what a result was computed with: versions, machine, device, threads."""
+    used = device or torch.device("cpu")
+    return {
+        "emma-tasks": __version__,
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(used) if used.type == "cuda" else used.type,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
