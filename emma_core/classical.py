@@ -8,7 +8,7 @@ are PyWavelets'.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Grey = NDArray[np.float32]
+    Grey = NDArray[Any]  # float32; OpenCV does not say so in its types
     Rule = Callable[[Grey, Grey], Grey]
 
 SMALLEST_TOP = 8
@@ -46,12 +46,14 @@ def laplacian(infrared: Grey, visible: Grey) -> Grey:
 
 def ratio(infrared: Grey, visible: Grey) -> Grey:
     """Ratio-of-low-pass pyramid, larger contrast wins (Toet, Pattern Recognition Letters 9, 1989)."""
+    floor = np.float32(1 / 255)  # one grey level: keeps the ratio of two blacks at one
+    first, second = infrared + floor, visible + floor
     contrasts = [
         np.where(np.abs(a - 1) >= np.abs(b - 1), a, b)
-        for a, b in zip(_ratio_levels(infrared), _ratio_levels(visible), strict=True)
+        for a, b in zip(_ratio_levels(first), _ratio_levels(second), strict=True)
     ]
-    top = (_gaussian_levels(infrared)[-1] + _gaussian_levels(visible)[-1]) / 2
-    return _clip(_collapse(top, contrasts, np.multiply))
+    top = (_gaussian_levels(first)[-1] + _gaussian_levels(second)[-1]) / 2
+    return _clip(_collapse(top, contrasts, np.multiply) - floor)
 
 
 def wavelet(infrared: Grey, visible: Grey) -> Grey:
@@ -128,7 +130,8 @@ def _weighted(parts: list[Grey], weights: list[Grey]) -> Grey:
     total = weights[0] + weights[1]
     flat = np.abs(total) < 1e-6
     share = np.where(flat, 0.5, weights[0] / np.where(flat, 1, total))
-    return share * parts[0] + (1 - share) * parts[1]
+    blend: Grey = share * parts[0] + (1 - share) * parts[1]
+    return blend
 
 
 def _gaussian_levels(image: Grey) -> list[Grey]:
@@ -152,9 +155,7 @@ def _laplacian_levels(image: Grey) -> list[Grey]:
 
 
 def _ratio_levels(image: Grey) -> list[Grey]:
-    floor = 1 / 255  # one grey level: keeps the ratio of two blacks at one
-    levels = _gaussian_levels(image)
-    return [(fine + floor) / (_expand(coarse, fine) + floor) for fine, coarse in pairwise(levels)]
+    return [fine / _expand(coarse, fine) for fine, coarse in pairwise(_gaussian_levels(image))]
 
 
 def _collapse(top: Grey, details: list[Grey], combine: Callable[[Grey, Grey], Grey]) -> Grey:

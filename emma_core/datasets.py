@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings that are taken for images, compared in lower case."""
 
+SAMPLE_MARK = ".sample-data.json"
+"""File at the root of a rendered stand-in; it keeps samples from being taken for the real data set."""
+
+SAMPLE_SUFFIX = "-sample"
+
 Side = Literal["infrared", "visible"]
 
 
@@ -222,11 +227,22 @@ def dataset_spec(name: str) -> DatasetSpec:
         UsageError: no such data set; the message lists those that are known.
     """
     for known, spec in DATASETS.items():
-        if known.lower() == name.lower():
+        if known.lower() == name.lower().removesuffix(SAMPLE_SUFFIX):
             return spec
     raise UsageError(
         f"Unknown data set {name!r}; known: {', '.join(DATASETS)}. For your own folders add: --ir DIR --vis DIR"
     )
+
+
+def declared(name: str) -> DatasetSpec | None:
+    """Return what is known of a data set by the name that paths and results carry, or None."""
+    spec = DATASETS.get(name.removesuffix(SAMPLE_SUFFIX))
+    return _sample_of(spec) if spec and name.endswith(SAMPLE_SUFFIX) else spec
+
+
+def _sample_of(spec: DatasetSpec) -> DatasetSpec:
+    """Name a rendered stand-in apart from the data set whose layout it has."""
+    return replace(spec, name=spec.name + SAMPLE_SUFFIX, title=f"Rendered sample scenes in the layout of {spec.name}")
 
 
 def folder_spec(name: str, infrared: Path, visible: Path, split: str = "all") -> DatasetSpec:
@@ -257,6 +273,8 @@ def find_pairs(spec: DatasetSpec, root: Path, *, split: str | None = None, split
         DataError: no pair of folders was found, or a listed id is nowhere.
         UsageError: the data set has no such split.
     """
+    if (root / SAMPLE_MARK).exists():
+        spec = _sample_of(spec)
     found = [(part, folders) for part in _chosen(spec, split) if (folders := _folders(root, part))]
     if not found:
         raise DataError(_nothing_found(spec, root, split))
@@ -372,7 +390,8 @@ def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path,
 def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
     """Keep the pairs and faults whose ids a file lists."""
     listed = read_split_file(split_file)
-    known = {name for item in (*everything.pairs, *everything.faults) for name in (item.id, item.key)}
+    items: list[Pair | Fault] = [*everything.pairs, *everything.faults]
+    known = {name for item in items for name in (item.id, item.key)}
     lost = [name for name in listed if name not in known]
     if lost:
         raise DataError(

@@ -119,9 +119,11 @@ def _ramp(span: slice, length: int) -> NDArray[np.float32]:
     """Weights along one side of a tile: falling towards a neighbour, flat towards the border of the image."""
     size = span.stop - span.start
     distance = np.arange(1, size + 1, dtype=np.float32)
-    rising = distance if span.start > 0 else np.full(size, np.float32(OVERLAP))
-    falling = distance[::-1] if span.stop < length else np.full(size, np.float32(OVERLAP))
-    return np.minimum(np.minimum(rising, falling), OVERLAP) / np.float32(OVERLAP)
+    flat = np.full(size, OVERLAP, np.float32)
+    rising = distance if span.start > 0 else flat
+    falling = distance[::-1] if span.stop < length else flat
+    ramp: NDArray[np.float32] = np.minimum(np.minimum(rising, falling), flat) / np.float32(OVERLAP)
+    return ramp
 
 
 def _stretch(image: FloatImage) -> FloatImage:

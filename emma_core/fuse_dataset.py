@@ -91,10 +91,12 @@ def fuse_dataset(
     settings = {**fuser.settings, "colour": "none" if grey else "source", "tile": tile}
     chosen = pairs.first(limit)
     with locked(folder):
+        sweep(folder)
         if overwrite:
             forget(folder)
-        sweep(folder)
-        manifest = resume_manifest(folder, pairs.dataset, pairs.root, settings)
+            manifest = Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
+        else:
+            manifest = resume_manifest(folder, pairs.dataset, pairs.root, settings)
         manifest.failures |= {fault.key: fault for fault in pairs.faults}
         try:
             return _fuse_all(chosen, fuser, folder, manifest, on_pair)
@@ -130,7 +132,7 @@ def _fuse_all(
                 fused += 1
             on_pair(pair)
     write_manifest(folder, manifest)
-    in_scope = {item.key for item in (*pairs.pairs, *pairs.faults)}
+    in_scope = {pair.key for pair in pairs.pairs} | {fault.key for fault in pairs.faults}
     faults = tuple(fault for key, fault in sorted(manifest.failures.items()) if key in in_scope)
     return FuseSummary(folder, fused, kept, faults)
 

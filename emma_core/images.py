@@ -68,7 +68,8 @@ def luma(image: FloatImage) -> FloatImage:
     """Return the BT.601 luma Y = 0.299 R + 0.587 G + 0.114 B of an image in [0, 1], as (H, W)."""
     if image.ndim == 2:
         return image
-    return np.asarray(image @ np.array([_RED, _GREEN, _BLUE], np.float32), np.float32)
+    weighted: FloatImage = image @ np.array([_RED, _GREEN, _BLUE], np.float32)
+    return weighted
 
 
 def replace_luma(colour: FloatImage, new_luma: FloatImage) -> FloatImage:
@@ -88,12 +89,14 @@ def replace_luma(colour: FloatImage, new_luma: FloatImage) -> FloatImage:
     red = new_luma + (colour[..., 0] - y)
     blue = new_luma + (colour[..., 2] - y)
     green = (new_luma - _RED * red - _BLUE * blue) / _GREEN
-    return np.clip(np.stack([red, green, blue], axis=-1), 0.0, 1.0).astype(np.float32)
+    changed: FloatImage = np.clip(np.stack([red, green, blue], axis=-1), 0.0, 1.0)
+    return changed
 
 
 def to_8bit(image: FloatImage) -> NDArray[np.uint8]:
     """Round an image in [0, 1] to 0..255, half to even, clipping what lies outside."""
-    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return levels
 
 
 def encode_png(image: FloatImage) -> bytes:
@@ -104,6 +107,19 @@ def encode_png(image: FloatImage) -> bytes:
     if not done:
         raise ImageError(f"cannot be written as PNG: shape {image.shape}, expected (H, W) or (H, W, 3)")
     return encoded.tobytes()
+
+
+def encode_preview(image: FloatImage, longer_side: int) -> tuple[bytes, int, int]:
+    """Encode an image in [0, 1] for a page: WebP, shrunk to a longer side [pixels] if it is larger.
+
+    Returns:
+        The bytes, and the width and height of the picture [pixels].
+    """
+    picture = Image.fromarray(to_8bit(image)).convert("RGB")
+    picture.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", quality=84, method=4)  # noise and dark gradients of night images survive
+    return buffer.getvalue(), picture.width, picture.height
 
 
 def write_image(path: Path, image: FloatImage) -> None:
@@ -147,7 +163,7 @@ def pad_reflect(image: FloatImage, multiple: int, minimum: int = 1) -> FloatImag
     Returns:
         (H', W'); crop it back with ``[:H, :W]``.
     """
-    targets = [max(minimum, -(-side // multiple) * multiple) for side in image.shape]
+    targets = [-(-max(side, minimum) // multiple) * multiple for side in image.shape]
     border = [(0, target - side) for target, side in zip(targets, image.shape, strict=True)]
     return np.pad(image, border, mode="reflect") if any(after for _, after in border) else image
 

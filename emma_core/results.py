@@ -122,6 +122,7 @@ def read_result(path: Path) -> Result:
         result = Result(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: not a result of this tool ({type(error).__name__}); run its task again") from None
+    _check(result, path)
     missing = [column.name for column in result.columns if column.name not in result.values]
     if missing:
         raise ResultError(f"{path}: has no value for column {missing[0]!r}; run its task again")
@@ -135,3 +136,26 @@ def find_results(runs: Path) -> list[Path]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "title", "dataset", "split", "split_hash", "row"), str),
+    **dict.fromkeys(("recipe", "source", "environment"), dict),
+    "count": int,
+    "baseline": bool,
+    "seconds": (int, float),
+    "seed": (int, type(None)),
+}
+
+
+def _check(result: Result, path: Path) -> None:
+    """Refuse what reads as a result but would break a table: a file may be edited by hand."""
+    wrong = [name for name, kind in _TYPES.items() if not isinstance(getattr(result, name), kind)]
+    wrong += ["notes" for note in result.notes if not isinstance(note, str)]
+    for column in result.columns:
+        texts = (column.name, column.unit, column.title)
+        places = isinstance(column.digits, int) and 0 <= column.digits < 16
+        if not all(isinstance(text, str) for text in texts) or not places:
+            wrong.append("columns")
+    if wrong:
+        raise ResultError(f"{path}: {wrong[0]!r} is not what a result holds; run its task again")

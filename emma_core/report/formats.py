@@ -1,0 +1,244 @@
+"""A table as Markdown, CSV, LaTeX (booktabs) or text in a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import TYPE_CHECKING
+
+from emma_core.report.tables import Cell, Table, TableRow, arrow, cell_text, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table as ConsoleTable
+    from rich.text import Text
+
+    from emma_core.results import Column
+
+LEGEND = "Best and second best of our rows are marked; arrows point to better."
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+_MARKDOWN = {
+    **{character: f"\\{character}" for character in "\\`*_[]|#~$"},
+    "<": "&lt;",
+    ">": "&gt;",
+    "&": "&amp;",
+}
+
+
+def to_markdown(table: Table) -> str:
+    """Render a table for GitHub and other Markdown readers: best in bold, second best in italics."""
+    lines = [
+        _row_line(["", *(_heading(column) for column in table.columns)], _MARKDOWN),
+        "|" + "|".join([":--", *("--:" for _ in table.columns)]) + "|",
+    ]
+    for name, row, digits in _all_rows(table):
+        lines.append("| " + " | ".join([_escape(name, _MARKDOWN), *_markdown_cells(row, digits)]) + " |")
+    notes = [f"- {_escape(note, _MARKDOWN)}" for note in all_notes(table)]
+    heading = f"### {_escape(table.heading, _MARKDOWN)}"
+    return "\n".join([heading, "", *lines, "", "**Best** and *second best* of our rows.", "", *notes]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """Render a table for LaTeX with the package booktabs: best in bold, second best underlined."""
+    headings = ["", *(_heading(column) for column in table.columns)]
+    head = " & ".join(_escape(text, _LATEX) for text in headings)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_escape(table.heading, _LATEX)}}}",
+        f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        "\\toprule",
+        f"{head} \\\\",
+        "\\midrule",
+        *_latex_body(table),
+        "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in all_notes(table)),
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(tables: Iterable[Table]) -> str:
+    """Render tables as one CSV: a line a row, figures in full precision, empty where there is none.
+
+    Columns of the same name and unit share one CSV column; ``recipe`` and ``split_hash`` tell tables apart.
+    """
+    tables = list(tables)
+    figures = list(dict.fromkeys(_csv_heading(column) for table in tables for column in table.columns))
+    heads = ["task", "title", "dataset", "split", "images", "split_hash", "recipe", "row", "source", "seeds"]
+    heads += [name for figure in figures for name in (figure, f"{figure} deviation")]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*heads, "files"], restval="", lineterminator="\n")
+    writer.writerow({name: _csv_text(name) for name in writer.fieldnames})
+    for table in tables:
+        writer.writerows(_csv_row(table, row, "ours") for row in table.rows)
+        if table.published:
+            writer.writerows(_csv_row(table, row, "paper") for row in table.published.rows)
+    return stream.getvalue()
+
+
+def to_console(table: Table) -> ConsoleTable:
+    """Render a table for a terminal: best in bold, second best underlined, the paper's rows dim."""
+    from rich import box
+    from rich.table import Table as ConsoleTable
+    from rich.text import Text
+
+    caption = Text("\n".join([LEGEND, *_units(table), *all_notes(table)]), style="dim")
+    console = ConsoleTable(
+        title=Text(table.heading), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    console.padding = (0, 1, 0, 0)  # this, and units below, so that ten columns fit into 80 characters
+    console.add_column("", no_wrap=True)
+    for index, column in enumerate(table.columns):
+        longest = max(len(f"{row.cells[index].value:.{column.digits}f}") for row in table.rows)
+        heading = Text(f"{column.name} {arrow(column)}")
+        console.add_column(heading, justify="right", overflow="fold", min_width=longest)
+    for row in table.rows:
+        console.add_row(*_console_row(row, table.columns), end_section=_ends_group(table, row))
+    if table.published:
+        console.add_row(Text(f"{table.published.table}:", style="dim italic"))
+        for row in table.published.rows:
+            cells = [Text(cell_text(cell, table.published.digits)) for cell in row.cells]
+            console.add_row(Text(row.name), *cells, style="dim")
+    return console
+
+
+def all_notes(table: Table) -> list[str]:
+    """List the notes of a table, those on the paper's rows last."""
+    if table.published is None:
+        return list(table.notes)
+    source = f"Paper: {table.published.table} of {table.published.source}."
+    return [*table.notes, source, *table.published.notes]
+
+
+def _units(table: Table) -> list[str]:
+    """Name the units of the columns in a line, if there are any."""
+    units: dict[str, list[str]] = {}
+    for column in table.columns:
+        if column.unit:
+            units.setdefault(plain(column.unit), []).append(column.name)
+    if len(units) == 1 and all(column.unit for column in table.columns):
+        return [f"All figures in {next(iter(units))}"]
+    return ["Units: " + "; ".join(f"{', '.join(names)} {unit}" for unit, names in units.items())][: len(units)]
+
+
+def _ends_group(table: Table, row: TableRow) -> bool:
+    """Tell whether a row is the last of the baselines, or of ours."""
+    following = table.rows[table.rows.index(row) + 1 :]
+    return not following or row.baseline != following[0].baseline
+
+
+def _heading(column: Column) -> str:
+    unit = f" [{plain(column.unit)}]" if column.unit else ""
+    return f"{column.name}{unit} {arrow(column)}"
+
+
+def _all_rows(table: Table) -> list[tuple[str, TableRow, list[int]]]:
+    digits = [column.digits for column in table.columns]
+    ours = [(row.name, row, digits) for row in table.rows]
+    return ours + [(name, row, [places] * len(digits)) for name, row, places in _paper_rows(table)]
+
+
+def _paper_rows(table: Table) -> list[tuple[str, TableRow, int]]:
+    """Return the paper's rows under a name that cannot be taken for one of ours, with their digits."""
+    if table.published is None:
+        return []
+    return [(f"{row.name} (paper)", row, table.published.digits) for row in table.published.rows]
+
+
+def _markdown_cells(row: TableRow, digits: Sequence[int]) -> list[str]:
+    marks = {"best": "**", "second": "*", "": ""}
+    return [
+        f"{marks[cell.mark]}{cell_text(cell, places)}{marks[cell.mark]}"
+        for cell, places in zip(row.cells, digits, strict=True)
+    ]
+
+
+def _latex_body(table: Table) -> list[str]:
+    lines = []
+    for row in table.rows:
+        cells = [_latex_cell(cell, column.digits) for cell, column in zip(row.cells, table.columns, strict=True)]
+        guard = "{}" if row.name.startswith(("[", "*")) else ""  # the line break before would take them for its own
+        lines.append(" & ".join([guard + _escape(row.name, _LATEX), *cells]) + " \\\\")
+        if _ends_group(table, row) and (row is not table.rows[-1] or table.published):
+            lines.append("\\midrule")
+    for name, row, digits in _paper_rows(table):
+        cells = [_latex_cell(cell, digits) for cell in row.cells]
+        lines.append(" & ".join([f"\\emph{{{_escape(name, _LATEX)}}}", *cells]) + " \\\\")
+    return lines
+
+
+def _latex_cell(cell: Cell, digits: int) -> str:
+    text = _escape(cell_text(cell, digits), _LATEX)
+    command = {"best": "\\textbf", "second": "\\underline", "": ""}[cell.mark]
+    return f"{command}{{{text}}}" if command else text
+
+
+def _console_row(row: TableRow, columns: Sequence[Column]) -> list[Text]:
+    from rich.text import Text
+
+    styles = {"best": "bold", "second": "underline", "": ""}
+    cells = zip(row.cells, columns, strict=True)
+    return [
+        Text(row.name),
+        *(Text(cell_text(cell, column.digits), style=styles[cell.mark]) for cell, column in cells),
+    ]
+
+
+def _csv_row(table: Table, row: TableRow, source: str) -> dict[str, str]:
+    line = {
+        "task": table.task,
+        "title": table.title,
+        "dataset": table.dataset,
+        "split": table.split,
+        "images": str(table.count) if source == "ours" else "",
+        "split_hash": table.key[2] if source == "ours" else "",
+        "recipe": table.key[3] if source == "ours" else "",
+        "row": row.name,
+        "source": source,
+        "seeds": " ".join(str(seed) for seed in row.seeds),
+        "files": " ".join(row.files),
+    }
+    line = {name: _csv_text(text) for name, text in line.items()}
+    for column, cell in zip(table.columns, row.cells, strict=True):
+        name = _csv_heading(column)
+        line |= {name: _csv_number(cell.value), f"{name} deviation": _csv_number(cell.deviation)}
+    return line
+
+
+def _csv_heading(column: Column) -> str:
+    return f"{column.name} [{plain(column.unit)}]" if column.unit else column.name
+
+
+def _csv_number(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else ""
+
+
+def _csv_text(text: str) -> str:
+    """Keep a spreadsheet from reading a name as a formula."""
+    text = plain(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _row_line(texts: Sequence[str], signs: dict[str, str]) -> str:
+    return "| " + " | ".join(_escape(text, signs) for text in texts) + " |"
+
+
+def _escape(text: str, signs: dict[str, str]) -> str:
+    return "".join(signs.get(character, character) for character in plain(text))

@@ -1,0 +1,60 @@
+"""What the tests share: the real images where they are, made-up pairs, and the command line as people run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emma_core.images import write_image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("EMMA_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the real images; tests that ask for it carry the marker ``data``."""
+    if not DATA.is_dir():
+        pytest.skip(f"real images are absent: {DATA} (set EMMA_DATA)")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def reference(data: Path) -> Path:
+    """Folder of the reference values, beside the real images."""
+    return data.parent / "reference"
+
+
+def random_image(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A smooth image with some grain, float32 in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    wave = 0.5 + 0.3 * np.sin(rows / 7 + seed) * np.cos(columns / 5)
+    image = wave.reshape(wave.shape + (1,) * (len(shape) - 2)) + 0.1 * rng.standard_normal(shape)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def write_pairs(
+    root: Path, count: int, *, shape: tuple[int, int] = (24, 32), folders: tuple[str, str] = ("ir", "vi")
+) -> Path:
+    """Write equally named pairs: grey infrared, colour visible."""
+    for index in range(count):
+        write_image(root / folders[0] / f"{index:03d}.png", random_image(index, shape))
+        write_image(root / folders[1] / f"{index:03d}.png", random_image(100 + index, (*shape, 3)))
+    return root
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Content of every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def emma(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``emma-tasks`` in a process of its own."""
+    command = [sys.executable, "-m", "emma_core.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)

@@ -1,0 +1,173 @@
+"""Scoring a data set: every row on the same pairs, written and traceable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_image, write_pairs
+
+from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.errors import DataError, ManifestError, UsageError
+from emma_core.evaluate import evaluate_dataset, fused_rows
+from emma_core.fuse_dataset import fuse_dataset, fused_folder
+from emma_core.fusers import load_fuser
+from emma_core.images import read_grey, write_image
+from emma_core.manifest import MANIFEST, file_sha256
+from emma_core.metrics.fusion import METRICS, fusion_metrics, grey_levels
+from emma_core.results import read_result
+
+TNO = dataset_spec("TNO")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_pairs(tmp_path / "TNO", 4, shape=(48, 64))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def fuse(root, runs, method):
+    folder = fused_folder(runs, "TNO", method)
+    fuse_dataset(find_pairs(TNO, root), load_fuser(method), folder)
+    return folder
+
+
+def evaluate(root, runs, folders=(), **options):
+    pairs = find_pairs(TNO, root)
+    return evaluate_dataset(pairs, fused_rows(pairs, runs, folders), runs, **options)
+
+
+def levels(path):
+    return grey_levels(torch.from_numpy(read_grey(path)))[None]
+
+
+def test_rows_values_and_traces(root, runs):
+    folder = fuse(root, runs, "laplacian")
+    outcome = evaluate(root, runs)
+    assert [result.row for result in outcome.results] == ["IR", "VI", "mean", "max", "laplacian"]
+    assert outcome.faults == ()
+    scores = [
+        fusion_metrics(*(levels(place / f"{i:03d}.png") for place in (root / "ir", root / "vi", folder / "all")))
+        for i in range(4)
+    ]
+    last = outcome.results[-1]
+    for name in METRICS:
+        values = [float(score[name]) for score in scores]
+        assert last.values[name] == pytest.approx(np.mean(values), abs=1e-9)
+        assert last.deviation[name] == pytest.approx(np.std(values), abs=1e-9)
+    assert last.source["manifest_sha256"] == file_sha256(folder / MANIFEST)
+    assert [result.baseline for result in outcome.results] == [True, True, True, True, False]
+    assert {result.split_hash for result in outcome.results} == {find_pairs(TNO, root).hash}
+
+
+def test_files_on_disk_say_the_same(root, runs):
+    outcome = evaluate(root, runs)
+    for result in outcome.results:
+        folder = runs / "evaluate" / "TNO" / "all" / result.row
+        assert read_result(folder / "result.json") == result
+        rows = list(csv.DictReader((folder / "per_image.csv").read_text().splitlines()))
+        assert [row["id"] for row in rows] == ["000", "001", "002", "003"]
+        assert np.mean([float(row["EN"]) for row in rows]) == pytest.approx(result.values["EN"], abs=1e-5)
+
+
+def test_naive_rows_are_what_their_files_would_score(root, runs):
+    """The computed rows ``mean`` and ``max`` agree with grey images that were fused to disk."""
+    computed = {result.row: result.values for result in evaluate(root, runs).results}
+    for method in ("mean", "max"):
+        folder = fused_folder(runs, "TNO", method)
+        fuse_dataset(find_pairs(TNO, root), load_fuser(method), folder, grey=True)
+    from_files = {result.row: result for result in evaluate(root, runs).results}
+    assert list(from_files) == ["IR", "VI", "max", "mean"]
+    for method in ("mean", "max"):
+        assert from_files[method].source["manifest_sha256"]
+        # The file is rounded once, the computed row from two rounded images: they differ by rounding alone.
+        assert from_files[method].values["SD"] == pytest.approx(computed[method]["SD"], rel=0.01)
+        assert from_files[method].values["AG"] == pytest.approx(computed[method]["AG"], rel=0.02)
+
+
+def test_images_made_elsewhere(root, runs, tmp_path):
+    for index in range(4):
+        write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
+    outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")], metrics=["en", "Vif"])
+    assert [result.row for result in outcome.results][-1] == "Theirs"
+    assert list(outcome.results[0].values) == ["EN", "VIF"]
+    with pytest.raises(UsageError, match="Two rows"):
+        evaluate(root, runs, [("A", tmp_path / "theirs"), ("A", tmp_path / "theirs")])
+    with pytest.raises(UsageError, match="Two rows"):
+        evaluate(root, runs, [("IR", tmp_path / "theirs")])
+    (tmp_path / "theirs" / "003.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 4 fused images are missing, first all/003"):
+        evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
+    with pytest.raises(DataError, match="no such folder"):
+        evaluate(root, runs, [("Theirs", tmp_path / "none")])
+
+
+def test_missing_fused_images_name_the_command(root, runs):
+    pairs = find_pairs(TNO, root)
+    fuse_dataset(pairs, load_fuser("max"), fused_folder(runs, "TNO", "max"), limit=1)
+    with pytest.raises(DataError, match=r"3 of 4 .*emma-tasks fuse-dataset TNO --root .* --method max"):
+        evaluate(root, runs)
+
+
+def test_unusable_pairs_are_left_out_of_every_row(root, runs):
+    folder = fuse(root, runs, "max")
+    write_image(folder / "all" / "001.png", random_image(1, (5, 5)))
+    (root / "ir" / "002.png").write_bytes(b"")
+    outcome = evaluate(root, runs)
+    assert {result.count for result in outcome.results} == {2}
+    reasons = {fault.id: fault.reason for fault in outcome.faults}
+    assert reasons.keys() == {"001", "002"}
+    assert "5 x 5" in reasons["001"]
+    assert "empty" in reasons["002"]
+
+
+def test_nothing_to_score_and_unknown_metric(root, runs):
+    with pytest.raises(UsageError, match="known: EN"):
+        evaluate(root, runs, metrics=["PSNR"])
+    for path in (root / "ir").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of 4 pairs"):
+        evaluate(root, runs)
+
+
+def test_foreign_manifest_is_refused(root, runs):
+    folder = fuse(root, runs, "max")
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, "dataset": "MSRS"}))
+    with pytest.raises(ManifestError, match="holds images of MSRS"):
+        evaluate(root, runs)
+
+
+def test_tiny_images_leave_a_note_and_no_number(tmp_path, runs):
+    root = write_pairs(tmp_path / "tiny", 2, shape=(12, 12))
+    result = evaluate(root, runs).results[0]
+    assert math.isnan(result.values["VIF"])
+    assert not math.isnan(result.values["SSIM"])
+    assert "VIF is not defined on 2 of 2 images" in result.notes[0]
+    assert read_result(runs / "evaluate" / "TNO" / "all" / "IR" / "result.json").notes == result.notes
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_naive_rows_of_the_80_night_and_day_pairs(data, runs):
+    """Known values of the pixel maximum and of each camera on our test list, from an independent evaluator."""
+    pairs = find_pairs(dataset_spec("MSRS"), data / "MSRS", split_file=data / "MSRS" / "test_list.txt")
+    names = ["EN", "SD", "AG", "MI", "VIF", "Qabf"]
+    outcome = evaluate_dataset(pairs, fused_rows(pairs, runs), runs, metrics=names)
+    known = {
+        "max": (6.71, 42.79, 3.68, 4.60, 1.07, 0.74),
+        "VI": (6.63, 43.78, 3.55, 4.84, 1.05, 0.70),
+        "IR": (5.18, 13.88, 1.43, 3.83, 1.03, 0.33),
+    }
+    for result in outcome.results:
+        if result.row in known:
+            values = [result.values[name] for name in names]
+            np.testing.assert_allclose(values, known[result.row], atol=0.0055)  # known to two decimals

@@ -1,0 +1,239 @@
+"""Fusing a data set: the record, continuing, faults, and being killed for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import emma, random_image, tree, write_pairs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.errors import BusyError, EmmaError, ManifestError
+from emma_core.fuse_dataset import fuse_dataset
+from emma_core.fusers import load_fuser
+from emma_core.images import read_image, write_image
+from emma_core.manifest import JOURNAL, MANIFEST, Journal, file_sha256, locked, read_manifest
+
+TNO = dataset_spec("TNO")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_pairs(tmp_path / "TNO", 6)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "fused" / "TNO" / "max"
+
+
+def run(root, folder, method="max", **options):
+    return fuse_dataset(find_pairs(TNO, root), load_fuser(method), folder, **options)
+
+
+def test_images_and_manifest(root, folder):
+    summary = run(root, folder)
+    assert (summary.fused, summary.kept, summary.faults) == (6, 0, ())
+    manifest = read_manifest(folder)
+    assert manifest.method == "max"
+    assert manifest.root == str(root.resolve())
+    assert list(manifest.rows) == [f"all/{index:03d}" for index in range(6)]
+    for row in manifest.rows.values():
+        assert file_sha256(folder / row.file) == row.sha256
+        assert file_sha256(root / row.infrared) == row.infrared_sha256
+        assert file_sha256(root / row.visible) == row.visible_sha256
+        assert read_image(folder / row.file).shape == (24, 32, 3)
+    content = json.loads((folder / MANIFEST).read_text())
+    assert content["splits"]["all"] == {"count": 6, "hash": find_pairs(TNO, root).hash}
+    assert {"method", "tool", "colour", "tile"} <= content["settings"].keys()
+
+
+def test_again_does_nothing(root, folder):
+    run(root, folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    summary = run(root, folder)
+    assert (summary.fused, summary.kept) == (0, 6)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
+
+
+def test_limit_then_all_equals_all(root, folder, tmp_path):
+    assert run(root, folder, limit=2).fused == 2
+    assert run(root, folder).kept == 2
+    run(root, tmp_path / "whole")
+    assert tree(folder) == tree(tmp_path / "whole")
+
+
+def test_changed_source_and_damaged_output_are_made_again(root, folder):
+    run(root, folder)
+    write_image(root / "ir" / "002.png", random_image(77, (24, 32)))
+    (folder / "all" / "003.png").write_bytes(b"damaged")
+    (folder / "all" / "004.png").unlink()
+    assert (run(root, folder).fused, run(root, folder).fused) == (3, 0)
+
+
+def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
+    run(root, folder)
+    with pytest.raises(ManifestError, match=r"other settings \(colour.*--overwrite"):
+        run(root, folder, grey=True)
+    assert run(root, folder, grey=True, overwrite=True, limit=2).fused == 2
+    assert sorted(path.name for path in folder.rglob("*.png")) == ["000.png", "001.png"]
+    assert read_image(folder / "all" / "000.png").ndim == 2
+
+
+def test_journal_of_other_settings_is_refused_too(root, folder):
+    with Journal(folder, {"method": "mean"}):
+        pass
+    with pytest.raises(ManifestError, match="other settings"):
+        run(root, folder)
+
+
+def test_images_without_a_record_are_not_touched(root, folder):
+    (folder / "all").mkdir(parents=True)
+    (folder / "all" / "000.png").write_bytes(b"somebody's")
+    with pytest.raises(ManifestError, match="no manifest"):
+        run(root, folder)
+    assert (folder / "all" / "000.png").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99}', '{"schema": 1}', "null"])
+def test_damaged_manifest_is_one_line(root, folder, content):
+    run(root, folder)
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        run(root, folder)
+    assert run(root, folder, overwrite=True).fused == 6
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(split=st.sampled_from(["..", "a/b", ".", "\0"]), place=st.sampled_from(["split", "id"]))
+def test_manifest_cannot_lead_out_of_its_folder(root, folder, split, place):
+    run(root, folder, overwrite=True)
+    content = json.loads((folder / MANIFEST).read_text())
+    content["rows"][0][place] = split
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ManifestError):
+        read_manifest(folder)
+
+
+def test_bad_input_is_named_and_the_rest_is_done(root, folder):
+    (root / "ir" / "000.png").unlink()
+    (root / "ir" / "001.png").write_bytes(b"")
+    (root / "vi" / "002.png").write_bytes((root / "vi" / "002.png").read_bytes()[:200])
+    (root / "vi" / "003.png").write_text("not an image")
+    write_image(root / "vi" / "004.png", random_image(1, (5, 5)))
+    summary = run(root, folder)
+    assert summary.fused == 1
+    reasons = {fault.id: fault.reason for fault in summary.faults}
+    assert list(reasons) == ["000", "001", "002", "003", "004"]
+    for identifier, says in {
+        "000": "missing",
+        "001": "empty",
+        "002": "truncated",
+        "003": "not an image",
+        "004": "32 x 24 and 5 x 5",
+    }.items():
+        assert says in reasons[identifier]
+    assert read_manifest(folder).failures.keys() == {f"all/{name}" for name in reasons}
+
+
+def test_a_mended_source_is_no_failure_any_more(root, folder):
+    good = (root / "ir" / "001.png").read_bytes()
+    (root / "ir" / "001.png").write_bytes(b"")
+    assert len(run(root, folder).faults) == 1
+    (root / "ir" / "001.png").write_bytes(good)
+    assert run(root, folder).faults == ()
+    assert read_manifest(folder).failures == {}
+
+
+def test_a_source_that_broke_takes_its_image_along(root, folder):
+    run(root, folder)
+    (root / "ir" / "001.png").write_bytes(b"")
+    assert len(run(root, folder).faults) == 1
+    assert not (folder / "all" / "001.png").exists()
+    assert "all/001" not in read_manifest(folder).rows
+
+
+def test_full_disk_is_one_line_and_continues(root, folder, monkeypatch):
+    replace, left = Path.replace, [3]
+
+    def full(self, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(EmmaError, match=r"No space left on device.*continues"):
+        run(root, folder)
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run(root, folder).kept == 3
+
+
+def test_second_process_is_refused(root, folder):
+    with locked(folder), pytest.raises(BusyError, match="another emma-tasks process"):
+        run(root, folder)
+    done = emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", folder.parents[2])
+    assert done.returncode == 0, done.stderr
+
+
+def test_second_process_is_refused_for_real(root, folder):
+    with locked(folder):
+        done = emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", folder.parents[2])
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "another emma-tasks process" in done.stderr
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 60, 200])
+def test_half_a_journal_line_is_dropped(root, folder, cut):
+    """What a kill in the middle of a write leaves: some bytes of the last line."""
+    run(root, folder, limit=3)
+    rows = list(read_manifest(folder).rows.values())
+    with Journal(folder, read_manifest(folder).settings) as journal:
+        for row in rows:
+            journal.add(row)
+    (folder / MANIFEST).unlink()
+    journal_file = folder / JOURNAL
+    journal_file.write_bytes(journal_file.read_bytes()[: -cut or None])
+    summary = run(root, folder)
+    assert summary.fused + summary.kept == 6
+    assert summary.kept >= 2 - (cut > 150)
+    assert not journal_file.exists()
+
+
+def start(root: Path, runs: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "emma_core.cli", "fuse-dataset", "TNO", "--root", str(root)]
+    return subprocess.Popen([*command, "--method", "guided", "--runs", str(runs)], stderr=subprocess.DEVNULL)
+
+
+def wait_for_images(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and len(list(folder.glob("all/*.png"))) < count:
+        time.sleep(0.001)
+
+
+def test_killed_at_any_moment_and_continued_equals_never_killed(tmp_path):
+    """SIGKILL at several moments of one run; the last process finishes; nothing done is redone."""
+    root = write_pairs(tmp_path / "TNO", 30, shape=(240, 320))
+    fuse_dataset(find_pairs(TNO, root), load_fuser("guided"), tmp_path / "whole")
+    folder = tmp_path / "runs" / "fused" / "TNO" / "guided"
+    made: dict[str, int] = {}
+    for target in (1, 8, 17, 24):
+        process = start(root, tmp_path / "runs")
+        wait_for_images(folder, target, process)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        now = {path.name: path.stat().st_mtime_ns for path in folder.glob("all/*.png")}
+        # One image may have been renamed into place before its line reached the journal; no other is made twice.
+        assert sum(now[name] != stamp for name, stamp in made.items()) <= 1
+        made = now
+    (folder / "all" / ".left-by-a-kill.tmp").write_bytes(b"half")
+    assert start(root, tmp_path / "runs").wait() == 0
+    assert tree(folder) == tree(tmp_path / "whole")
