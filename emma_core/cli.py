@@ -17,6 +17,8 @@ import typer
 from emma_core import __distribution__, __version__, commands
 from emma_core.errors import EmmaError
 
+HELP = "Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone."
+
 TASKS = "emma_tasks.tasks"
 """Entry-point group under which packages offer commands."""
 
@@ -25,13 +27,12 @@ def build_app() -> typer.Typer:
     """Make the command line out of the core commands and the installed tasks."""
     app = typer.Typer(
         name="emma-tasks",
-        help="Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    app.callback()(_options)
+    app.callback(help=HELP)(_options)
     for name, command in commands.COMMANDS.items():
         app.command(name)(command)
     for entry in sorted(entry_points(group=TASKS), key=lambda entry: entry.name):
@@ -71,12 +72,18 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"emma-tasks {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[  # noqa: ARG001 - its callback does the work, before a command is asked for
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
 
 
 def _complain(text: str) -> None:

@@ -137,12 +137,12 @@ def load_fuser(
 def _emma(
     method: FusionMethod, weights: Path | str | None, device: torch.device, precision: str, output_range: str
 ) -> Fuser:
-    from emma_core.checkpoint import load_ufuser
-
     if weights is None:
         raise UsageError("EMMA needs --weights FILE (EMMA.pth of the authors, or .safetensors); or use --method max")
     if output_range not in RANGES:
         raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
+    from emma_core.checkpoint import load_ufuser
+
     dtype = resolve_dtype(precision)
     network, info = load_ufuser(Path(weights))
     network = network.eval().requires_grad_(requires_grad=False).to(device, dtype, memory_format=torch.channels_last)

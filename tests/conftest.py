@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emma_core import cli
 from emma_core.images import write_image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,7 +58,29 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def emma(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Outcome:
+    """What a command left: exit status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def emma(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
+    """Run ``emma-tasks`` in this process: the same entry point, without three seconds for loading torch."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["emma-tasks", *map(str, arguments)])
+        patch.chdir(cwd or Path.cwd())
+        try:
+            cli.main()
+        except SystemExit as leave:
+            status = int(leave.code or 0)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def emma_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``emma-tasks`` in a process of its own."""
     command = [sys.executable, "-m", "emma_core.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, emma, write_pairs
+from conftest import REPOSITORY, emma_process, write_pairs
 
 import emma_core
 from emma_core import cli
@@ -94,13 +94,13 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path):
 def test_a_strangers_task_is_installed_listed_run_and_reported(tmp_path, monkeypatch):
     install(REPOSITORY / "docs" / "example_task", tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    assert "hotspots" in emma("--help").stdout
+    assert "hotspots" in emma_process("--help").stdout
     root, runs = write_pairs(tmp_path / "TNO", 3, shape=(48, 64)), tmp_path / "runs"
-    emma("fuse-dataset", "TNO", "--root", root, "--runs", runs, "--method", "max")
-    done = emma("hotspots", "TNO", "--root", root, "--runs", runs)
+    emma_process("fuse-dataset", "TNO", "--root", root, "--runs", runs, "--method", "max")
+    done = emma_process("hotspots", "TNO", "--root", root, "--runs", runs)
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["IR", "VI", "max"]
-    emma("report", "--runs", runs)
+    emma_process("report", "--runs", runs)
     assert "Hot spots" in (runs / "report" / "tables.md").read_text()
 
 

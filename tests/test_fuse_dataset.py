@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import emma, random_image, tree, write_pairs
+from conftest import emma, emma_process, random_image, tree, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -186,7 +186,7 @@ def test_second_process_is_refused(root, folder):
 
 def test_second_process_is_refused_for_real(root, folder):
     with locked(folder):
-        done = emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", folder.parents[2])
+        done = emma_process("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", folder.parents[2])
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "another emma-tasks process" in done.stderr

@@ -1,0 +1,155 @@
+"""The command line as a person meets it: help, mistakes, dry runs, exit states."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import emma, random_image, tree, write_pairs
+
+from emma_core import __version__
+from emma_core.commands import COMMANDS
+from emma_core.images import read_image, write_image
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_pairs(tmp_path / "TNO", 4, shape=(48, 64))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_fits_a_terminal(command):
+    done = emma(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: emma-tasks {command}" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_version_and_no_arguments():
+    assert emma("--version").stdout == f"emma-tasks {__version__}\n"
+    assert "fuse-dataset" in emma().stdout + emma().stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["fuse-dataset", "KITTI", "--root", "."], 2, "known: MSRS, M3FD"),
+        (["fuse-dataset", "MSRS", "--method", "max"], 2, "Add --root DIR"),
+        (["fuse-dataset", "MSRS", "--root", "none", "--method", "max"], 1, "emma-tasks datasets MSRS"),
+        (["fuse-dataset", "TNO", "--root", "TNO"], 2, "EMMA needs --weights"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--weights", "none.pth"], 1, "none.pth"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "magic"], 2, "known: EMMA, mean, max"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--split", "x"], 2, "it has: all"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--split-file", "x"], 1, "no such file"),
+        (["fuse-dataset", "TNO", "--ir", "TNO/ir", "--method", "max"], 2, "go together"),
+        (["fuse-dataset", "a/b", "--ir", "TNO/ir", "--vis", "TNO/vi", "--method", "max"], 2, "cannot name a data set"),
+        (["fuse", "--ir", "none.png", "--vis", "none.png", "--out", "f.png", "--method", "max"], 1, "no such file"),
+        (["fuse", "--ir", "TNO/ir", "--vis", "TNO/vi/000.png", "--out", "f", "--method", "max"], 2, "two folders"),
+        (["fuse", "--ir", "TNO/ir/000.png", "--vis", "TNO/vi/000.png", "--out", "f.jpg", "--method", "max"], 1, "PNG"),
+        (["evaluate", "TNO", "--root", "TNO", "--metrics", "PSNR"], 2, "known: EN"),
+        (["evaluate", "TNO", "--root", "TNO", "--fused-dir", "x"], 2, "NAME=DIR"),
+        (["evaluate", "TNO", "--root", "TNO", "--device", "tpu"], 2, "auto, cpu"),
+        (["sample-data", "out", "--datasets", "KITTI"], 2, "expected M3FD, MSRS, Harvard"),
+        (["sample-data", "TNO/ir/000.png", "--pairs", "1"], 1, "cannot be written"),
+        (["report"], 1, "emma-tasks"),
+        (["datasets", "KITTI"], 2, "known: MSRS"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_status(root, arguments, status, says):
+    done = emma(*arguments, cwd=root.parent)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fuse_a_pair_in_colour_and_grey(root):
+    place = root.parent
+    pair = ["--ir", root / "ir" / "000.png", "--vis", root / "vi" / "000.png", "--method", "laplacian"]
+    assert emma("fuse", *pair, "--out", place / "f.png").returncode == 0
+    assert read_image(place / "f.png").shape == (48, 64, 3)
+    again = emma("fuse", *pair, "--out", place / "f.png", "--grey")
+    assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
+    assert emma("fuse", *pair, "--out", place / "f.png", "--grey", "--overwrite").returncode == 0
+    assert read_image(place / "f.png").shape == (48, 64)
+
+
+def test_fuse_two_folders(root):
+    out = root.parent / "fused"
+    done = emma("fuse", "--ir", root / "ir", "--vis", root / "vi", "--out", out, "--method", "max")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.glob("*.*")) == [f"{i:03d}.png" for i in range(4)] + ["manifest.json"]
+    again = emma("fuse", "--ir", root / "ir", "--vis", root / "vi", "--out", out, "--method", "max")
+    assert "0 fused, 4 were there already" in again.stdout
+
+
+def test_bad_pairs_are_named_and_the_status_says_so(root):
+    (root / "ir" / "001.png").write_bytes(b"")
+    (root / "vi" / "002.png").unlink()
+    runs = root.parent / "runs"
+    done = emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", runs)
+    assert done.returncode == 1
+    assert "2 fused" in done.stdout
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "Left out all/001",
+        "Left out all/002",
+        "2 left out; everything else is done.",
+    ]
+    scored = emma("evaluate", "TNO", "--root", root, "--runs", runs)
+    assert scored.returncode == 1
+    assert "2 left out" in scored.stderr
+    assert json.loads((runs / "evaluate" / "TNO" / "all" / "max" / "result.json").read_text())["count"] == 2
+
+
+def test_evaluate_prints_the_rows_and_the_papers(root):
+    runs = root.parent / "runs"
+    emma("fuse-dataset", "TNO", "--root", root, "--method", "guided", "--runs", runs)
+    done = emma("evaluate", "TNO", "--root", root, "--runs", runs)
+    assert done.returncode == 0, done.stderr
+    first_words = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    for row in ("IR", "VI", "mean", "max", "guided", "U2Fusion", "EMMA"):
+        assert row in first_words
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fuse-dataset", "TNO", "--root", "TNO", "--method", "max"],
+        ["fuse", "--ir", "TNO/ir/000.png", "--vis", "TNO/vi/000.png", "--out", "f.png", "--method", "max"],
+        ["evaluate", "TNO", "--root", "TNO"],
+        ["sample-data", "samples"],
+        ["report"],
+    ],
+)
+def test_dry_runs_write_nothing(root, command):
+    before = tree(root.parent)
+    done = emma(*command, "--dry-run", cwd=root.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Would ")
+    assert tree(root.parent) == before
+
+
+def test_limit_and_split_file(root):
+    (root.parent / "list.txt").write_text("001\n003\n")
+    runs = root.parent / "runs"
+    options = ["--root", root, "--method", "max", "--runs", runs]
+    emma("fuse-dataset", "TNO", *options, "--split-file", root.parent / "list.txt")
+    assert sorted(path.stem for path in runs.rglob("*.png")) == ["001", "003"]
+    emma("fuse-dataset", "TNO", *options, "--limit", "1")
+    assert sorted(path.stem for path in runs.rglob("*.png")) == ["000", "001", "003"]
+
+
+def test_names_with_line_ends_stay_on_their_line(root):
+    write_image(root / "ir" / "new\nline.png", random_image(0, (8, 8)))
+    done = emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", root.parent / "runs")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith("Left out all/new line: its mate is missing")
+
+
+def test_datasets_lists_everything_and_what_is_there(root):
+    done = emma("datasets", "--root", root.parent)
+    for name in ("MSRS", "M3FD", "RoadScene", "TNO", "Harvard"):
+        assert f"\n{name}: " in "\n" + done.stdout
+    assert f"4 pairs in {root}" in done.stdout
+    assert "EMMA" in emma("datasets", "--methods").stdout
