@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,6 +25,16 @@ from emma_core.metrics.fusion import METRICS, fusion_metrics, grey_levels, prepa
 
 NAMES = ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM"]
 WINDOWED = {"VIF": 41, "SSIM": 7}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Images of this size gain nothing from more, and lose much where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 _spec = importlib.util.spec_from_file_location("plain_metrics", REPOSITORY / "scripts" / "plain_metrics.py")
 plain = importlib.util.module_from_spec(_spec)
@@ -238,18 +247,18 @@ def test_batch_is_its_images():
     together = fusion_metrics(*stacked)
     for index, kind in enumerate(kinds):
         for name, value in score(*triples()[kind]).items():
-            assert together[name][index].item() == pytest.approx(value, abs=1e-9), (kind, name)
+            assert together[name][index].item() == pytest.approx(value, abs=1e-6), (kind, name)
 
 
 def test_sources_are_decomposed_once(monkeypatch):
-    seen = []
-    whole = _vif.pyramid
-    monkeypatch.setattr(_vif, "pyramid", lambda levels: seen.append(levels.shape[1]) or whole(levels))
     infrared, visible, fused = batch(*triples()["maximum"])
+    expected = [fusion_metrics(infrared, visible, image) for image in (infrared, visible, fused)]
+    channels = []
+    decompose = _vif.pyramid
+    monkeypatch.setattr(_vif, "pyramid", lambda levels: channels.append(levels.shape[1]) or decompose(levels))
     pair = prepare(infrared, visible)
-    for image in (infrared, visible, fused):
-        assert pair.evaluate(image) == fusion_metrics(infrared, visible, image)
-    assert seen == [2, 1] + [1, 2, 1] + [1, 2, 1] or sorted(seen) == [1] * 6 + [2] * 4
+    assert [pair.evaluate(image) for image in (infrared, visible, fused)] == expected
+    assert sorted(channels) == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
@@ -313,7 +322,7 @@ def test_grey_levels():
     assert image[-1] > 1
 
 
-def test_benchmark_script(tmp_path: Path):
+def test_benchmark_script(tmp_path):
     for seed, name in enumerate(("ir", "vi")):
         write_image(tmp_path / f"{name}.png", (noise(seed, (64, 72), 1) / 255).astype(np.float32))
     script = REPOSITORY / "scripts" / "benchmark_metrics.py"
@@ -332,15 +341,13 @@ def test_benchmark_script(tmp_path: Path):
 # Properties
 
 
-@st.composite
-def small_triples(draw):
-    shape = draw(arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
-    grey = arrays.arrays(np.uint8, shape, elements=st.integers(0, 255))
-    return [draw(grey) for _ in range(3)]
+SIDE = st.integers(1, 12)
+SMALL = arrays.arrays(np.uint8, st.tuples(st.just(3), SIDE, SIDE))  # infrared, visible, fused
+SMALL_BATCH = arrays.arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 3), SIDE, SIDE))
 
 
 @settings(deadline=None)
-@given(small_triples())
+@given(SMALL)
 def test_ranges(images):
     values = score(*images)
     assert 0 <= values["EN"] <= 8
@@ -355,14 +362,14 @@ def test_ranges(images):
 
 
 @settings(deadline=None)
-@given(small_triples())
+@given(SMALL)
 def test_sources_exchange(images):
     infrared, visible, fused = images
     assert score(visible, infrared, fused) == pytest.approx(score(infrared, visible, fused), abs=1e-6, nan_ok=True)
 
 
 @settings(deadline=None)
-@given(small_triples())
+@given(SMALL)
 def test_copy_of_both_sources(images):
     values = score(images[0], images[0], images[0])
     assert values["MI"] == pytest.approx(2 * values["EN"] * math.log(2))
@@ -371,11 +378,9 @@ def test_copy_of_both_sources(images):
 
 
 @settings(deadline=None)
-@given(st.lists(small_triples(), min_size=2, max_size=2), st.booleans())
-def test_batch_of_small_images(pair, exchanged):
-    shape = np.minimum(pair[0][0].shape, pair[1][0].shape)
-    cut = [[image[: shape[0], : shape[1]] for image in images] for images in (pair[::-1] if exchanged else pair)]
-    together = fusion_metrics(*(torch.from_numpy(np.stack(images)) for images in zip(*cut, strict=True)))
-    for index, images in enumerate(cut):
-        for name, value in score(*images).items():
-            assert together[name][index].item() == pytest.approx(value, abs=1e-9, nan_ok=True), name
+@given(SMALL_BATCH)
+def test_batch_of_small_images(images):
+    together = fusion_metrics(*map(torch.from_numpy, images))
+    for index in range(images.shape[1]):
+        for name, value in score(*images[:, index]).items():
+            assert together[name][index].item() == pytest.approx(value, abs=1e-6, nan_ok=True), name

@@ -1,0 +1,1 @@
+"""Numbers: fusion metrics, overlap of segments, and how sure they are."""

@@ -1,0 +1,435 @@
+"""Fusion metrics as the field's common evaluator defines them (Tables 1, 2 and 5 of arXiv:2305.11443).
+
+All images are grey, (B, H, W), on any one device, and hold whole grey levels 0..255: how a float image is rounded is
+the caller's decision, :func:`grey_levels` is the usual one. Every metric returns (B,), float64. ::
+
+    scores = fusion_metrics(infrared, visible, fused)           # {"EN": (B,), "SD": (B,), ...}
+    pair = prepare(infrared, visible)                           # several fused images of one pair
+    rows = {name: pair.evaluate(image, ["MI", "VIF"]) for name, image in candidates.items()}
+    METRICS["MI"](infrared, visible, fused)                     # one metric; METRICS["MI"].unit is "nats"
+
+Every number is defined for every image: a correlation with a constant image is 0, differences of a single pixel are 0,
+VIF with a constant source is 1, Qabf without any edge is 0. Only where an image is smaller than the windows of a
+metric (41 x 41 for VIF, 7 x 7 for SSIM) that metric is nan, so that one tiny image does not stop a table: average with
+``nanmean`` and say how many counted.
+
+The metrics can be gamed, by the pixel-wise maximum for one: print the naive rows beside the methods.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from emma_core.errors import UsageError
+from emma_core.metrics import _qabf, _ssim, _vif
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+_LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One fusion metric: what a table needs to print it, and the function behind it.
+
+    Attributes:
+        name: column title, the key in :data:`METRICS`.
+        title: full name.
+        unit: unit of the value, empty for a plain number.
+        description: one line: what is computed, and whose idea it is.
+        function: the value of a :class:`Triple`, (B,), float64.
+        higher_is_better: direction of the arrow in a table.
+        digits: decimals to print.
+    """
+
+    name: str
+    title: str
+    unit: str
+    description: str
+    function: Callable[[Triple], Tensor]
+    higher_is_better: bool = True
+    digits: int = 2
+
+    def __call__(self, infrared: Tensor, visible: Tensor, fused: Tensor) -> Tensor:
+        """Compute this metric alone; arguments and errors as in :func:`fusion_metrics`, value (B,), float64."""
+        return self.function(prepare(infrared, visible).triple(fused))
+
+
+class PairReference:
+    """A batch of source pairs and what the metrics need of them alone, computed when first asked for and kept.
+
+    Made by :func:`prepare`. Evaluating a second fused image of the same pairs costs about half of the first.
+
+    Attributes:
+        infrared: grey levels, (B, H, W), uint8.
+        visible: grey levels, (B, H, W), uint8.
+    """
+
+    def __init__(self, infrared: Tensor, visible: Tensor) -> None:
+        self.infrared = infrared
+        self.visible = visible
+
+    def evaluate(self, fused: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Score fused images of these pairs; arguments, value and errors as in :func:`fusion_metrics`."""
+        metrics = _select(names)
+        triple = self.triple(fused)
+        return {metric.name: metric.function(triple) for metric in metrics}
+
+    def triple(self, fused: Tensor) -> Triple:
+        """Join fused images, (B, H, W), grey levels 0..255, to these pairs."""
+        expected = f"{tuple(self.infrared.shape)} on {self.infrared.device}, as the sources"
+        levels = _whole_levels("fused", fused)
+        if (levels.shape, levels.device) != (self.infrared.shape, self.infrared.device):
+            raise UsageError(f"fused is {tuple(levels.shape)} on {levels.device}; expected {expected}")
+        return Triple(self, levels)
+
+    @cached_property
+    def sources(self) -> Tensor:
+        """Infrared and visible as channels, (B, 2, H, W), uint8."""
+        return torch.stack([self.infrared, self.visible], dim=1)
+
+    @cached_property
+    def joint(self) -> Tensor:
+        """Joint histogram of infrared (rows) and visible (columns), (B, 256, 256)."""
+        return _joint_histogram(self.infrared, self.visible)
+
+    @cached_property
+    def edges(self) -> list[_qabf.Edges]:
+        """Sobel edges of both sources."""
+        return _qabf.sobel(self.sources)
+
+    @cached_property
+    def windows(self) -> list[_ssim.Windows]:
+        """SSIM window statistics of both sources."""
+        return _ssim.windows(self.sources)
+
+    @cached_property
+    def pyramid(self) -> _vif.Pyramid:
+        """VIF scales of both sources."""
+        return _vif.pyramid(self.sources)
+
+    @cached_property
+    def information(self) -> Tensor:
+        """What VIF can find in each source, (B, 2), nats."""
+        return _vif.information(self.pyramid)
+
+
+class Triple:
+    """Fused images beside their sources, with the statistics that several metrics share.
+
+    Attributes:
+        pair: the sources.
+        fused: grey levels, (B, H, W), uint8.
+    """
+
+    def __init__(self, pair: PairReference, fused: Tensor) -> None:
+        self.pair = pair
+        self.fused = fused
+
+    @cached_property
+    def infrared_joint(self) -> Tensor:
+        """Joint histogram of infrared (rows) and fused (columns), (B, 256, 256)."""
+        return _joint_histogram(self.pair.infrared, self.fused)
+
+    @cached_property
+    def visible_joint(self) -> Tensor:
+        """Joint histogram of visible (rows) and fused (columns), (B, 256, 256)."""
+        return _joint_histogram(self.pair.visible, self.fused)
+
+    @cached_property
+    def histogram(self) -> Tensor:
+        """Histogram of the fused images, (B, 256)."""
+        return self.infrared_joint.sum(1)
+
+    def smaller_than(self, side: int) -> bool:
+        """Tell whether the images are too small for windows that need ``side`` x ``side`` pixels."""
+        return min(self.fused.shape[-2:]) < side
+
+    def undefined(self) -> Tensor:
+        """Return nan for every image, (B,), float64."""
+        return torch.full(self.fused.shape[:1], math.nan, dtype=torch.float64, device=self.fused.device)
+
+
+def fusion_metrics(
+    infrared: Tensor, visible: Tensor, fused: Tensor, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Score fused images against their sources.
+
+    Args:
+        infrared: grey levels, (B, H, W), whole numbers 0..255 of any dtype.
+        visible: the same shape and device. For PET and SPECT, infrared is the functional image and visible the MRI.
+        fused: the same shape and device.
+        names: metrics to compute, keys of :data:`METRICS`; all of them by default.
+
+    Returns:
+        Values (B,), float64, by name in the order asked for. On an Apple GPU, which has no float64, they are
+        computed on, and stay on, the CPU.
+
+    Raises:
+        UsageError: the images differ in shape or device, are empty or hold anything but whole numbers 0..255, or a
+            name is unknown.
+    """
+    return prepare(infrared, visible).evaluate(fused, names)
+
+
+def prepare(infrared: Tensor, visible: Tensor) -> PairReference:
+    """Check source pairs and keep what the metrics need of them, to score several fused images of the same pairs.
+
+    Args:
+        infrared: grey levels, (B, H, W), whole numbers 0..255 of any dtype.
+        visible: the same shape and device.
+
+    Returns:
+        The pairs, ready for :meth:`PairReference.evaluate`.
+
+    Raises:
+        UsageError: the images differ in shape or device, are empty, or hold anything but whole numbers 0..255.
+    """
+    first, second = _whole_levels("infrared", infrared), _whole_levels("visible", visible)
+    if (first.shape, first.device) != (second.shape, second.device):
+        found = f"infrared is {tuple(first.shape)} on {first.device}, visible {tuple(second.shape)} on {second.device}"
+        raise UsageError(f"{found}; expected the same shape and device")
+    return PairReference(first, second)
+
+
+def grey_levels(image: Tensor) -> Tensor:
+    """Turn luma in [0, 1] into grey levels as an 8-bit file would hold them.
+
+    Args:
+        image: luma, any shape, floating point; values outside [0, 1] are clipped.
+
+    Returns:
+        Whole numbers 0..255, half rounded to even; shape and dtype of the input.
+    """
+    return (image * 255).round_().clamp_(0, 255)
+
+
+def entropy(triple: Triple) -> Tensor:
+    """Return the entropy of the fused grey levels: bits, (B,), in [0, 8]."""
+    return _entropy(triple.histogram) / math.log(2)
+
+
+def standard_deviation(triple: Triple) -> Tensor:
+    """Return the population standard deviation of the fused image: grey levels, (B,), in [0, 127.5]."""
+    return _mean_and_variance(triple.histogram, _values(triple.histogram))[1].sqrt()
+
+
+def spatial_frequency(triple: Triple) -> Tensor:
+    """Return the root of the summed mean squares of both first differences: grey levels, (B,); 1 x 1 gives 0."""
+    image = triple.fused.float()
+    squares = [_mean(image.diff(dim=dim).square_()) for dim in (-2, -1)]
+    return (squares[0] + squares[1]).sqrt_()
+
+
+def average_gradient(triple: Triple) -> Tensor:
+    """Return the mean root mean square of both slopes: grey levels, (B,); an axis of one pixel has slope 0.
+
+    Slopes are central differences, one-sided at the border.
+    """
+    image = triple.fused.float()
+    down, across = (_slope(image, dim) for dim in (-2, -1))
+    return _mean(down.square_().addcmul_(across, across).div_(2).sqrt_())
+
+
+def mutual_information(triple: Triple) -> Tensor:
+    """Return I(infrared; fused) + I(visible; fused): nats, (B,), at least 0, at most twice the fused entropy."""
+    return _shared_entropy(triple.infrared_joint) + _shared_entropy(triple.visible_joint)
+
+
+def visual_information_fidelity(triple: Triple) -> Tensor:
+    """Return the share of visual information kept, summed over both sources: (B,); nan below 41 x 41."""
+    if triple.smaller_than(_vif.SMALLEST_SIDE):
+        return triple.undefined()
+    fused = _vif.pyramid(triple.fused[:, None])
+    return _vif.visual_information_fidelity(triple.pair.pyramid, triple.pair.information, fused).sum(1)
+
+
+def edge_preservation(triple: Triple) -> Tensor:
+    """Return how much of the source edges the fused image keeps: (B,), in [0, 1); 0 where the sources have none."""
+    return _qabf.edge_preservation(triple.pair.edges, _qabf.sobel(triple.fused[:, None]))
+
+
+def correlation_of_differences(triple: Triple) -> Tensor:
+    """Return corr(infrared, fused - visible) + corr(visible, fused - infrared): (B,), in [-2, 2]."""
+    sources = triple.pair.joint
+    return _correlation_with_rest(triple.infrared_joint, triple.visible_joint, sources) + _correlation_with_rest(
+        triple.visible_joint, triple.infrared_joint, sources.mT
+    )
+
+
+def correlation(triple: Triple) -> Tensor:
+    """Return the mean of corr(infrared, fused) and corr(visible, fused): (B,), in [-1, 1]."""
+    return (_correlation(triple.infrared_joint) + _correlation(triple.visible_joint)) / 2
+
+
+def structural_similarity(triple: Triple) -> Tensor:
+    """Return the mean structural similarity summed over both sources: (B,), in [-2, 2]; nan below 7 x 7."""
+    if triple.smaller_than(_ssim.SMALLEST_SIDE):
+        return triple.undefined()
+    fused = _ssim.windows(triple.fused[:, None])
+    return _ssim.structural_similarity(triple.pair.windows, fused).sum(1)
+
+
+_TABLE = (
+    Metric("EN", "entropy", "bits", "256 bins, base 2 (Roberts et al. 2008)", entropy),
+    Metric("SD", "standard deviation", "grey levels", "population (Rao 1997)", standard_deviation),
+    Metric(
+        "SF",
+        "spatial frequency",
+        "grey levels",
+        "first differences of rows and columns (Eskicioglu & Fisher 1995)",
+        spatial_frequency,
+    ),
+    Metric(
+        "AG",
+        "average gradient",
+        "grey levels",
+        "central differences, one-sided at the border (Cui et al. 2015)",
+        average_gradient,
+    ),
+    Metric(
+        "MI",
+        "mutual information",
+        "nats",
+        "sum over both sources, natural logarithm, 256 bins (Qu et al. 2002)",
+        mutual_information,
+    ),
+    Metric(
+        "VIF",
+        "visual information fidelity",
+        "",
+        "sum over both sources, pixel domain, four scales (Sheikh & Bovik 2006)",
+        visual_information_fidelity,
+    ),
+    Metric(
+        "Qabf",
+        "edge preservation",
+        "",
+        "strength and orientation of Sobel edges, weighted by the sources (Xydeas & Petrovic 2000)",
+        edge_preservation,
+    ),
+    Metric(
+        "SCD",
+        "sum of the correlations of differences",
+        "",
+        "each source with what the fused image adds to the other (Aslantas & Bendes 2015)",
+        correlation_of_differences,
+    ),
+    Metric("CC", "correlation coefficient", "", "mean over both sources (Deshmukh & Bhosale 2010)", correlation),
+    Metric(
+        "SSIM",
+        "structural similarity",
+        "",
+        "sum over both sources, 7 x 7 uniform window, data range 255 (Wang et al. 2004)",
+        structural_similarity,
+    ),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+"""Every metric by name, in the order of the tables."""
+
+
+def _select(names: Iterable[str] | None) -> list[Metric]:
+    """Look metrics up by name; all of them for None."""
+    chosen = list(METRICS if names is None else names)
+    unknown = [name for name in chosen if name not in METRICS]
+    if unknown:
+        raise UsageError(f"unknown metric {', '.join(map(repr, unknown))}; expected some of {', '.join(METRICS)}")
+    return [METRICS[name] for name in chosen]
+
+
+def _whole_levels(name: str, image: Tensor) -> Tensor:
+    """Check one input and return it as uint8."""
+    if image.ndim != 3 or not image.numel():
+        raise UsageError(f"{name} is {tuple(image.shape)}; expected (B, H, W) with at least one pixel")
+    image = image.cpu() if image.device.type == "mps" else image  # which has no float64
+    levels = image.to(torch.uint8)
+    if not (levels == image).all():
+        found = f"{name} holds values in {image.min().item():g}..{image.max().item():g}"
+        raise UsageError(f"{found}; expected whole grey levels 0..255, which grey_levels() makes of [0, 1]")
+    return levels
+
+
+def _joint_histogram(first: Tensor, second: Tensor) -> Tensor:
+    """Count pairs of grey levels: (B, 256, 256), float64, whole numbers; rows are levels of the first image."""
+    index = first.int().mul_(_LEVELS).add_(second)
+    index += torch.arange(len(first), device=first.device).int().view(-1, 1, 1) * _LEVELS**2
+    counts = torch.bincount(index.flatten(), minlength=len(first) * _LEVELS**2)
+    return counts.view(-1, _LEVELS, _LEVELS).double()
+
+
+def _values(histogram: Tensor) -> Tensor:
+    """Return the grey levels 0..255, (256,), float64, on the device of a histogram."""
+    return torch.arange(_LEVELS, dtype=torch.float64, device=histogram.device)
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    """Return the entropy of histograms, (B, ...), in nats, (B,)."""
+    share = counts.flatten(1) / counts.flatten(1).sum(1, keepdim=True)
+    nats: Tensor = torch.special.entr(share).sum(1)
+    return nats
+
+
+def _shared_entropy(joint: Tensor) -> Tensor:
+    """Return the mutual information of a joint histogram: nats, (B,)."""
+    return (_entropy(joint.sum(1)) + _entropy(joint.sum(2)) - _entropy(joint)).clamp_(min=0)
+
+
+def _mean_and_variance(counts: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both moments, (B,), of values (n,) seen that often (B, n); exactly 0 variance for a single value."""
+    pixels = counts.sum(1)
+    mean = counts @ values / pixels  # whole numbers throughout, so exact before the division
+    return mean, (counts * (values - mean[:, None]).square()).sum(1) / pixels
+
+
+def _covariance(joint: Tensor) -> Tensor:
+    """Return the covariance of both images of a joint histogram, (B,)."""
+    values = _values(joint)
+    rows, columns = (values - _mean_and_variance(joint.sum(dim), values)[0][:, None] for dim in (2, 1))
+    return torch.einsum("bi,bij,bj->b", rows, joint, columns) / joint.sum((1, 2))
+
+
+def _correlation(joint: Tensor) -> Tensor:
+    """Return Pearson's coefficient of both images of a joint histogram, (B,)."""
+    rows, columns = (_mean_and_variance(joint.sum(dim), _values(joint))[1] for dim in (2, 1))
+    return _ratio(_covariance(joint), (rows * columns).sqrt_())
+
+
+def _correlation_with_rest(own: Tensor, other: Tensor, sources: Tensor) -> Tensor:
+    """Correlate a source with what the fused image holds beyond the other source, (B,).
+
+    Args:
+        own: joint histogram of this source and the fused image.
+        other: joint histogram of the other source and the fused image.
+        sources: joint histogram of this source and the other.
+    """
+    values = _values(own)
+    source = _mean_and_variance(own.sum(2), values)[1]
+    rest = _mean_and_variance(other.flatten(1), (values[None, :] - values[:, None]).flatten())[1]
+    return _ratio(_covariance(own) - _covariance(sources), (source * rest).sqrt_())
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Divide, with 0 where the denominator is 0."""
+    return torch.where(below > 0, above / below, 0.0)
+
+
+def _slope(image: Tensor, dim: int) -> Tensor:
+    """Return the slope along an axis, one-sided at its ends, 0 where it has a single pixel; shape of the image."""
+    if image.shape[dim] == 1:
+        return torch.zeros_like(image)
+    (slope,) = torch.gradient(image, dim=dim)
+    return slope
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Average each image, (B, ...), in double precision; 0 for no values."""
+    return values.sum((-2, -1), dtype=torch.float64) / max(values[0].numel(), 1)
