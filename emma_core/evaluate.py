@@ -23,7 +23,7 @@ from emma_core.images import read_grey, write_atomic
 from emma_core.manifest import MANIFEST, file_sha256, read_manifest
 from emma_core.metrics.fusion import METRICS, grey_levels, prepare
 from emma_core.results import Column, Result, result_folder, write_result
-from emma_core.runtime import environment, resolve_device
+from emma_core.runtime import environment, map_images, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -138,11 +138,18 @@ def evaluate_dataset(
     place = resolve_device(device)
     scores: dict[str, dict[str, list[float]]] = {}  # key of the pair -> row -> values in the order of the metrics
     faults = list(pairs.faults)
-    for pair in pairs.pairs:
+
+    def score(pair: Pair) -> dict[str, list[float]] | Fault:
         try:
-            scores[pair.key] = _score_pair(pair, fused, pairs.spec, chosen, place)
+            return _score_pair(pair, fused, pairs.spec, chosen, place)
         except DataError as error:
-            faults.append(Fault(pair.split, pair.id, str(error)))
+            return Fault(pair.split, pair.id, str(error))
+
+    for pair, outcome in zip(pairs.pairs, map_images(score, pairs.pairs, place), strict=True):
+        if isinstance(outcome, Fault):
+            faults.append(outcome)
+        else:
+            scores[pair.key] = outcome
         on_pair(pair)
     if not scores:
         raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")

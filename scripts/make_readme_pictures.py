@@ -25,7 +25,7 @@ GAP = 8  # pixels
 def fusion_picture(place: Path) -> None:
     """Write infrared, visible and fused side by side."""
     write_samples(place, ["M3FD"], pairs=5, seed=0, size=(384, 512))
-    infrared, visible = (read_image(place / f"M3FD/{side}/00000.png") for side in ("Ir", "Vis"))
+    infrared, visible = (read_image(place / f"M3FD/{side}/00004.png") for side in ("Ir", "Vis"))
     fused = fuse_pair(infrared, visible, load_fuser("laplacian"))
     gap = np.ones((infrared.shape[0], GAP, 3), np.float32)
     grey = np.repeat(infrared[..., None], 3, axis=-1)
