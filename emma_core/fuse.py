@@ -70,6 +70,23 @@ def fuse_pair(
     return replace_luma(visible if colour_from == "visible" else infrared, fused)
 
 
+def tile_spans(length: int, side: int) -> list[slice]:
+    """Cover a length by equal, evenly spaced spans that overlap by at least :data:`OVERLAP`.
+
+    Args:
+        length: of the image along one axis [pixels].
+        side: of a tile [pixels].
+
+    Returns:
+        The spans in order; one that covers everything if the tile is long enough.
+    """
+    if length <= side:
+        return [slice(0, length)]
+    count = -(-(length - OVERLAP) // (side - OVERLAP))
+    starts = np.linspace(0, length - side, count).round().astype(int)
+    return [slice(int(start), int(start) + side) for start in starts]
+
+
 def _fuse_luma(infrared: FloatImage, visible: FloatImage, fuser: Fuser, tile: int | None) -> FloatImage:
     height, width = infrared.shape
     side = _tile_side(fuser, height * width, tile)
@@ -77,8 +94,8 @@ def _fuse_luma(infrared: FloatImage, visible: FloatImage, fuser: Fuser, tile: in
         return _fuse_whole(infrared, visible, fuser)
     total = np.zeros((height, width), np.float32)
     weight = np.zeros((height, width), np.float32)
-    for rows in _spans(height, side):
-        for columns in _spans(width, side):
+    for rows in tile_spans(height, side):
+        for columns in tile_spans(width, side):
             place = (rows, columns)
             ramp = np.outer(_ramp(rows, height), _ramp(columns, width))
             total[place] += ramp * _fuse_whole(infrared[place], visible[place], fuser)
@@ -106,15 +123,6 @@ def _tile_side(fuser: Fuser, pixels: int, tile: int | None) -> int:
     return tile if fuser.tiles else 0
 
 
-def _spans(length: int, side: int) -> list[slice]:
-    """Cover a length by equal, evenly spaced spans that overlap by at least :data:`OVERLAP`."""
-    if length <= side:
-        return [slice(0, length)]
-    count = -(-(length - OVERLAP) // (side - OVERLAP))
-    starts = np.linspace(0, length - side, count).round().astype(int)
-    return [slice(int(start), int(start) + side) for start in starts]
-
-
 def _ramp(span: slice, length: int) -> NDArray[np.float32]:
     """Weights along one side of a tile: falling towards a neighbour, flat towards the border of the image."""
     size = span.stop - span.start
@@ -122,7 +130,7 @@ def _ramp(span: slice, length: int) -> NDArray[np.float32]:
     flat = np.full(size, OVERLAP, np.float32)
     rising = distance if span.start > 0 else flat
     falling = distance[::-1] if span.stop < length else flat
-    ramp: NDArray[np.float32] = np.minimum(np.minimum(rising, falling), flat) / np.float32(OVERLAP)
+    ramp: NDArray[np.float32] = (np.minimum(np.minimum(rising, falling), flat) / OVERLAP).astype(np.float32)
     return ramp
 
 

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from emma_core import cli
+from emma_core.checkpoint import authors_name
+from emma_core.config import NETWORK_RECIPES
 from emma_core.images import write_image
+from emma_core.models.ufuser import UFuser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EMMA_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -84,3 +88,11 @@ def emma_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.
     """Run ``emma-tasks`` in a process of its own."""
     command = [sys.executable, "-m", "emma_core.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+def write_released_checkpoint(path: Path) -> Path:
+    """Write untrained weights in the authors' layout, as their ``EMMA.pth`` would be."""
+    torch.manual_seed(0)  # noqa: TID251 - initial weights take no generator
+    state = UFuser(NETWORK_RECIPES["released"].ufuser).state_dict()
+    torch.save({authors_name("ufuser", name): tensor for name, tensor in state.items()}, path)
+    return path

@@ -1,0 +1,278 @@
+"""U-Fuser: a U-Net of Restormer-CNN blocks that fuses an infrared and a visible image (arXiv:2305.11443, 3.3.2).
+
+The global branch of a block is a Restormer block, attention between channels (Zamir et al., CVPR 2022); the
+local branch is residual blocks (He et al., CVPR 2016). What the paper leaves open (activations, borders, the
+order of concatenations) follows the authors' released checkpoints, whose outputs are reproduced to 1e-5.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from torch import nn
+
+from emma_core.models import check_images
+
+if TYPE_CHECKING:
+    from emma_core.config import UFuserConfig
+
+
+class Depth(NamedTuple):
+    """How many blocks each branch of a Restormer-CNN block has."""
+
+    restormer: int
+    residual: int
+
+
+FULL_DEPTH = Depth(restormer=1, residual=2)
+"""The complete block, as in the authors' checkpoints."""
+
+
+class UFuser(nn.Module):
+    """Fuses two grey images: an encoder each, a fusion block per scale, one decoder with skip connections."""
+
+    stride: ClassVar[int] = 8
+    """Both sides of an image must be multiples of this: three times a scale is halved."""
+
+    min_size: ClassVar[int] = 16
+    """Shortest side: borders are reflected, which takes two pixels at the coarsest scale."""
+
+    def __init__(self, config: UFuserConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels
+        depths = [branch_depths(config, width) for width in widths]
+
+        def blocks(inputs: list[int], *, encoder: bool) -> nn.ModuleList:
+            chosen = [depth[0] if encoder else depth[1] for depth in depths]
+            return nn.ModuleList(map(RestormerCNNBlock, inputs, widths, chosen, [config.heads] * len(widths)))
+
+        def halve() -> nn.ModuleList:
+            return nn.ModuleList(_conv3x3(width, width, stride=2) for width in widths[:-1])
+
+        encoder_inputs, twice = [1, *widths[:-1]], [2 * width for width in widths]
+        self.encoder_visible, self.down_visible = blocks(encoder_inputs, encoder=True), halve()
+        self.encoder_infrared, self.down_infrared = blocks(encoder_inputs, encoder=True), halve()
+        self.fusion = blocks(twice, encoder=False)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1, bias=False) for fine, coarse in pairwise(widths)
+        )
+        self.decoder = blocks([*twice[:-1], widths[-1]], encoder=False)
+        self.head = _conv3x3(widths[0], 1, bias=True)
+        # Pixel by pixel in memory: twice as fast on a CPU, and what tensor cores want.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Fuse a batch of pairs.
+
+        Args:
+            infrared: (B, 1, H, W) float in [0, 1]; H and W multiples of ``stride``, at least ``min_size``.
+            visible: luma, of the same shape.
+
+        Returns:
+            The fused luma, (B, 1, H, W) in (0, 1).
+
+        Raises:
+            UsageError: the sides do not fit, or the shapes differ.
+        """
+        check_images(infrared, visible, stride=self.stride, min_size=self.min_size)
+        features_infrared = _encode(infrared, self.encoder_infrared, self.down_infrared)
+        features_visible = _encode(visible, self.encoder_visible, self.down_visible)
+        pairs = zip(features_infrared, features_visible, strict=True)
+        skips = [block(torch.cat(pair, 1)) for block, pair in zip(self.fusion, pairs, strict=True)]
+        x = self.decoder[-1](skips.pop())
+        for up, block in zip(reversed(self.up), reversed(self.decoder[:-1]), strict=True):
+            x = block(torch.cat([F.relu(up(x)), skips.pop()], 1))
+        return torch.sigmoid(self.head(x))
+
+
+class RestormerCNNBlock(nn.Module):
+    """Embedding, a global and a local branch side by side, and a convolution that merges them.
+
+    (B, inputs, H, W) to (B, channels, H, W). A branch of depth 0 is absent, and the merge is as much narrower.
+    """
+
+    def __init__(self, inputs: int, channels: int, depth: Depth, heads: int) -> None:
+        super().__init__()
+        self.embed = _conv3x3(inputs, channels)
+        self.restormer = nn.Sequential(*(RestormerBlock(channels, heads) for _ in range(depth.restormer)))
+        self.residual = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth.residual)))
+        self.merge = _conv3x3(channels * sum(number > 0 for number in depth), channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, H, W) to (B, channels, H, W); H, W >= 2."""
+        x = self.embed(x)
+        branches = [branch(x) for branch in (self.restormer, self.residual) if len(branch)]
+        merged: torch.Tensor = self.merge(torch.cat(branches, 1))
+        return merged
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a ReLU, added to their input; (B, channels, H, W) to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels, channels, bias=True)
+        self.conv2 = _conv3x3(channels, channels, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        refined: torch.Tensor = self.conv2(F.relu(self.conv1(x)))
+        return x + refined
+
+
+class RestormerBlock(nn.Module):
+    """Attention between channels, then a gated feed-forward layer, each on normalised input and added to it."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = ChannelNorm(channels)
+        self.attention = ChannelAttention(channels, heads)
+        self.norm_feed_forward = ChannelNorm(channels)
+        self.feed_forward = GatedFeedForward(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        x = x + self.attention(self.norm_attention(x))
+        refined: torch.Tensor = self.feed_forward(self.norm_feed_forward(x))
+        return x + refined
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of every pixel; (B, channels, H, W) to the same."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ChannelAttention(nn.Module):
+    """Multi-Dconv head transposed attention (Restormer, 3.1): the scores are between channels, over all pixels.
+
+    Its cost grows with the number of pixels, not with its square. As in the authors' checkpoints, the spatial
+    convolution is dense and pads with zeros.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        # With one channel in a head, the softmax runs over one score and is 1: no temperature, query or key matters.
+        self.scored = channels > heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1), requires_grad=self.scored)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.qkv_spatial = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, bias=False)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        kernel, channels = merged_kernel(self.qkv, self.qkv_spatial), x.shape[1]
+        value = F.conv2d(x, kernel[2 * channels :], padding=1)
+        if not self.scored:
+            projected: torch.Tensor = self.project(value)
+            return projected
+        weights = self._weights(F.conv2d(x, kernel[: 2 * channels], padding=1).flatten(2))
+        # Weighting the values and projecting them are both linear between channels: one product does both.
+        project = self.project.weight.reshape(channels, self.heads, -1)
+        mixing = torch.einsum("ohc,bhcd->bohd", project, weights.to(project.dtype)).flatten(2)
+        return (value.flatten(2).mT @ mixing.mT).mT.reshape(x.shape)
+
+    def _weights(self, query_key: torch.Tensor) -> torch.Tensor:
+        """Softmax of the cosines between queries and keys: (B, 2 C, H W) to (B, heads, C / heads, C / heads)."""
+        # One product holds all scalar products and, on its diagonal, all lengths; in float32, as sums over an image.
+        query_key = query_key.float()
+        products = query_key @ query_key.mT
+        inverse_length = products.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()
+        cosines = products * inverse_length[:, :, None] * inverse_length[:, None, :]
+        channels = query_key.shape[1] // 2
+        in_head = channels // self.heads
+        between = cosines[:, :channels, channels:].reshape(-1, self.heads, in_head, self.heads, in_head)
+        same_head = between.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        return torch.softmax(same_head * self.temperature, dim=-1)
+
+
+class GatedFeedForward(nn.Module):
+    """Gated-Dconv feed-forward network (Restormer, 3.2), no wider than its input; (B, channels, H, W) to the same.
+
+    As in the authors' checkpoints, two channels share a group of the spatial convolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.spatial = nn.Conv2d(2 * channels, 2 * channels, 3, groups=channels, bias=False)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        # Apart, because halves of one result would lie scattered in memory, where a GELU takes twice as long.
+        gate, content = (F.conv2d(x, kernel) for kernel in merged_kernel(self.expand, self.spatial).chunk(2))
+        projected: torch.Tensor = self.project(F.gelu(gate) * content)
+        return projected
+
+
+def merged_kernel(pointwise: nn.Conv2d, spatial: nn.Conv2d) -> torch.Tensor:
+    """Return the kernel of the one convolution that equals ``spatial(pointwise(x))``.
+
+    Both are linear without a bias and nothing stands between them, so the product of their kernels does the work
+    of both: with a third of the multiplications for queries, keys and values, and without the tiny groups of the
+    feed-forward layer, which no library computes quickly.
+
+    Args:
+        pointwise: 1 x 1, ``inputs`` to ``inner`` channels.
+        spatial: k x k, ``inner`` to ``outputs`` channels, in any number of groups.
+
+    Returns:
+        (outputs, inputs, k, k).
+    """
+    outputs, in_group, *size = spatial.weight.shape
+    first = pointwise.weight.reshape(spatial.groups, in_group, -1)
+    second = spatial.weight.reshape(spatial.groups, outputs // spatial.groups, in_group, *size)
+    return torch.einsum("gic,goikl->gockl", first, second).flatten(0, 1)
+
+
+def branch_depths(config: UFuserConfig, channels: int) -> tuple[Depth, Depth]:
+    """Say how often the branches are repeated at a scale, in the encoders and in the fusion and decoder blocks.
+
+    Without one branch (paper, Exp. IV and V) the other is repeated until the number of parameters is that of the
+    complete network. Whole blocks do that only over two places: for a Restormer block weighs 2.4 times as much
+    as two residual blocks, so the encoders get one and the others two. With residual blocks it is 7 and 8.
+
+    Args:
+        config: of the network.
+        channels: of the scale.
+
+    Returns:
+        The depth in each encoder, and in the fusion and the decoder block.
+    """
+    if config.global_branch and config.local_branch:
+        return FULL_DEPTH, FULL_DEPTH
+    with torch.device("meta"):
+        restormer = _count(RestormerBlock(channels, config.heads))
+        residual = _count(ResidualBlock(channels))
+        narrower_merge = _count(_conv3x3(channels, channels))
+    budget = FULL_DEPTH.restormer * restormer + FULL_DEPTH.residual * residual + narrower_merge
+    number = round(2 * budget / (restormer if config.global_branch else residual))
+    split = number // 2, number - number // 2
+    if config.global_branch:
+        return Depth(split[0], 0), Depth(split[1], 0)
+    return Depth(0, split[0]), Depth(0, split[1])
+
+
+def _encode(x: torch.Tensor, blocks: nn.ModuleList, downs: nn.ModuleList) -> list[torch.Tensor]:
+    """Return the features at every scale, finest first."""
+    features = [blocks[0](x)]
+    for down, block in zip(downs, blocks[1:], strict=True):
+        features.append(block(down(features[-1])))
+    return features
+
+
+def _conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode="reflect", bias=bias)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
