@@ -2,8 +2,8 @@
 
     python scripts/benchmark_metrics.py [--pair IR VIS] [--runs 5] [--threads 1]
 
-Both see the same triple in the same run, taking turns; they must agree to 1e-4. Without ``--pair`` the images are
-smoothed noise, 576 x 768. The fused image is the pixel-wise maximum.
+Both see the same triple in the same run, taking turns, on one thread each; they must agree to 1e-4. Without ``--pair``
+the images are smoothed noise, 576 x 768. The fused image is the pixel-wise maximum.
 """
 
 from __future__ import annotations
@@ -53,42 +53,54 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def main() -> int:
-    """Compare values, then times; exit status 1 where the values differ."""
+def options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs=2, type=Path, metavar=("IR", "VIS"), help="image files of one size")
     parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median counts")
-    parser.add_argument("--threads", type=int, help="of torch; scipy uses one")
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    pair = [torch.from_numpy(read_grey(path))[None] for path in options.pair] if options.pair else noise_pair()
+    parser.add_argument("--threads", type=int, default=1, help="of the library; scipy uses one")
+    return parser.parse_args()
+
+
+def compare(ours: dict[str, float], plain: dict[str, float]) -> float:
+    """Print both evaluations side by side and return the largest difference."""
+    print(f"{'':6}{'library':>12}{'plain':>12}{'difference':>12}")
+    for name, value in plain.items():
+        print(f"{name:6}{ours[name]:12.6f}{value:12.6f}{abs(ours[name] - value):12.1e}")
+    return max(abs(ours[name] - value) for name, value in plain.items())
+
+
+def time_in_turns(ways: dict[str, Callable[[], object]], runs: int) -> None:
+    """Print the median time of each way, and how many times faster than the first it is."""
+    rounds = [{name: seconds(evaluate) for name, evaluate in ways.items()} for _ in range(runs)]
+    times = {name: statistics.median(one[name] for one in rounds) for name in ways}
+    slowest = times[next(iter(ways))]
+    print()
+    for name, taken in times.items():
+        print(f"{name:40}{taken * 1000:10.1f} ms{slowest / taken:8.1f} x")
+
+
+def main() -> int:
+    """Compare values, then times; exit status 1 where the values differ."""
+    chosen = options()
+    torch.set_num_threads(chosen.threads)
+    pair = [torch.from_numpy(read_grey(path))[None] for path in chosen.pair] if chosen.pair else noise_pair()
     infrared, visible = (grey_levels(image) for image in pair)
     fused = torch.maximum(infrared, visible)
     arrays = [image[0].numpy() for image in (infrared, visible, fused)]
-    reference = prepare(infrared, visible)
-    reference.evaluate(fused)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
+    print(f"{cpu_name()}, threads: {torch.get_num_threads()}; Python {platform.python_version()}, {packages}")
+    print(f"one triple of {fused.shape[1]} x {fused.shape[2]} pixels, medians of {chosen.runs} runs\n")
+
+    prepared = prepare(infrared, visible)
+    ours = {name: value.item() for name, value in prepared.evaluate(fused).items()}
+    worst = compare(ours, plain_metrics(*arrays))
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: plain_metrics(*arrays),
         "library": lambda: fusion_metrics(infrared, visible, fused),
-        "library, next fused image of the pair": lambda: reference.evaluate(fused),
+        "library, next fused image of the pair": lambda: prepared.evaluate(fused),
     }
-
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {packages}")
-    print(f"one triple of {fused.shape[1]} x {fused.shape[2]} pixels, medians of {options.runs} runs\n")
-
-    ours, plain = fusion_metrics(infrared, visible, fused), plain_metrics(*arrays)
-    print(f"{'':6}{'library':>12}{'plain':>12}{'difference':>12}")
-    for name, value in plain.items():
-        print(f"{name:6}{ours[name].item():12.6f}{value:12.6f}{abs(ours[name].item() - value):12.1e}")
-    worst = max(abs(ours[name].item() - value) for name, value in plain.items())
-
-    rounds = [{name: seconds(evaluate) for name, evaluate in ways.items()} for _ in range(options.runs)]
-    times = {name: statistics.median(one[name] for one in rounds) for name in ways}
-    print()
-    for name, taken in times.items():
-        print(f"{name:40}{taken * 1000:10.1f} ms{times['plain'] / taken:8.1f} x")
+    time_in_turns(ways, chosen.runs)
     if not worst <= TOLERANCE:
         print(f"the values differ by {worst:.1e}; expected at most {TOLERANCE:.0e}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from emma_core.errors import UsageError
 from emma_core.images import read_image, write_image
-from emma_core.metrics import _vif
+from emma_core.metrics import _strips, _vif
 from emma_core.metrics.fusion import METRICS, fusion_metrics, grey_levels, prepare
 
 NAMES = ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM"]
@@ -255,10 +255,20 @@ def test_sources_are_decomposed_once(monkeypatch):
     expected = [fusion_metrics(infrared, visible, image) for image in (infrared, visible, fused)]
     channels = []
     decompose = _vif.pyramid
-    monkeypatch.setattr(_vif, "pyramid", lambda levels: channels.append(levels.shape[1]) or decompose(levels))
+    monkeypatch.setattr(_vif, "pyramid", lambda levels: channels.append(levels.shape[2]) or decompose(levels))
     pair = prepare(infrared, visible)
     assert [pair.evaluate(image) for image in (infrared, visible, fused)] == expected
     assert sorted(channels) == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["noise", "maximum", "half black", "one row of windows", "tall"])
+def test_strips_add_up(kind, monkeypatch):
+    whole = score(*triples()[kind])
+    monkeypatch.setattr(_strips, "_PIXELS", 1)  # so every strip has the fewest rows
+    monkeypatch.setattr(_vif, "_BLOCK", 7)
+    _vif._band.cache_clear()
+    assert score(*triples()[kind]) == pytest.approx(whole, abs=1e-6)
+    _vif._band.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
@@ -328,7 +338,7 @@ def test_benchmark_script(tmp_path):
     script = REPOSITORY / "scripts" / "benchmark_metrics.py"
     pair = [str(tmp_path / f"{name}.png") for name in ("ir", "vi")]
     done = subprocess.run(
-        [sys.executable, script, "--runs", "1", "--threads", "1", "--pair", *pair],
+        [sys.executable, script, "--runs", "1", "--pair", *pair],
         capture_output=True,
         text=True,
         timeout=240,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Edges(NamedTuple):
-    """Sobel edges of images, each (B, C, H, W), float32: strength in grey levels, orientation in (-pi/2, pi/2]."""
+    """Sobel edges of images, (h, B, C, W), float32: strength in grey levels, orientation in (-pi/2, pi/2]."""
 
     strength: Tensor
     orientation: Tensor
@@ -29,21 +29,22 @@ def sobel(levels: Tensor) -> list[Edges]:
     """Find the edges of images, as if surrounded by black.
 
     Args:
-        levels: grey levels, (B, C, H, W), uint8.
+        levels: grey levels, (H, B, C, W), uint8.
 
     Returns:
         For each strip of rows the strength sqrt(Sx^2 + Sy^2) and the orientation atan(Sy / Sx), pi/2 where Sx is 0.
         Sx is left minus right, Sy is below minus above: the sign decides how far a vertical edge is from a slanted
         one.
     """
-    return [_sobel(strip.float()) for strip in strips(pad(levels, (1, 1, 1, 1)), overlap=2)]
+    surrounded = pad(levels, (1, 1, 0, 0, 0, 0, 1, 1))
+    return [_sobel(strip.float()) for strip in strips(surrounded, overlap=2)]
 
 
 def _sobel(image: Tensor) -> Edges:
-    columns = (image[..., :-2, :] + image[..., 2:, :]).add_(image[..., 1:-1, :], alpha=2)
+    columns = (image[:-2] + image[2:]).add_(image[1:-1], alpha=2)
     rows = (image[..., :-2] + image[..., 2:]).add_(image[..., 1:-1], alpha=2)
     across = columns[..., :-2] - columns[..., 2:]
-    up = rows[..., 2:, :] - rows[..., :-2, :]
+    up = rows[2:] - rows[:-2]
     orientation = (up / across).atan_().masked_fill_(across == 0, math.pi / 2)
     return Edges(across.square_().addcmul_(up, up).sqrt_(), orientation)
 
@@ -64,7 +65,7 @@ def edge_preservation(sources: list[Edges], fused: list[Edges]) -> Tensor:
 
 
 def _kept(source: Edges, fused: Edges) -> Tensor:
-    """Return the strength of the source edges times how much of strength and orientation is kept, (B, C, H, W)."""
+    """Return the strength of the source edges times how much of strength and orientation is kept, (h, B, C, W)."""
     weakest = torch.minimum(source.strength, fused.strength)
     strongest = torch.maximum(source.strength, fused.strength)
     # Where both are equal the reference evaluator puts the strength itself, which saturates the sigmoid.
@@ -75,4 +76,4 @@ def _kept(source: Edges, fused: Edges) -> Tensor:
 
 
 def _sum(values: Tensor) -> Tensor:
-    return values.sum((1, 2, 3), dtype=torch.float64)
+    return values.sum((0, 2, 3)).double()

@@ -24,7 +24,7 @@ _CONTRAST_FLOOR = (0.03 * 255) ** 2 * _PIXELS * (_PIXELS - 1)
 
 
 class Windows(NamedTuple):
-    """Images, (B, C, H, W), and per whole window the sum and 49 * 48 times the variance, (B, C, H-6, W-6); int32."""
+    """A strip of rows, (h, B, C, w), and per whole window the sum and 49 * 48 times the variance; int32."""
 
     image: Tensor
     total: Tensor
@@ -35,7 +35,7 @@ def windows(levels: Tensor) -> list[Windows]:
     """Sum over every whole window, strip by strip.
 
     Args:
-        levels: grey levels, (B, C, H, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
+        levels: grey levels, (H, B, C, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
     """
     return [_windows(strip.int()) for strip in strips(levels, overlap=SMALLEST_SIDE - 1)]
 
@@ -56,12 +56,12 @@ def structural_similarity(sources: list[Windows], fused: list[Windows]) -> Tenso
         (B, C), float64, in [-1, 1], 1 for a copy.
     """
     maps = [_similarity(*strip) for strip in zip(sources, fused, strict=True)]
-    count = sum(similarity[0, 0].numel() for similarity in maps)
-    return torch.stack([similarity.sum((-2, -1), dtype=torch.float64) for similarity in maps]).sum(0) / count
+    windows_in_all = sum(len(similarity) for similarity in maps) * maps[0].shape[-1]
+    return torch.stack([similarity.sum((0, 3)).double() for similarity in maps]).sum(0) / windows_in_all
 
 
 def _similarity(source: Windows, fused: Windows) -> Tensor:
-    """Return the similarity in each window, (B, C, H-6, W-6), float32."""
+    """Return the similarity in each window, (h-6, B, C, w-6), float32."""
     product = source.total * fused.total
     covariance = _window_sum(source.image * fused.image).mul_(_PIXELS).sub_(product)
     powers = (source.total * source.total).addcmul_(fused.total, fused.total)
@@ -73,7 +73,7 @@ def _similarity(source: Windows, fused: Windows) -> Tensor:
 
 def _window_sum(maps: Tensor) -> Tensor:
     """Sum over every whole 7 x 7 window, one axis after the other, as 4 + 2 + 1 neighbours."""
-    for dim in (-2, -1):
+    for dim in (0, 3):
         count = maps.shape[dim] - 6
         pairs = maps.narrow(dim, 0, count + 5) + maps.narrow(dim, 1, count + 5)
         fours = pairs.narrow(dim, 0, count) + pairs.narrow(dim, 2, count)

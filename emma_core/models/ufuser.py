@@ -62,7 +62,7 @@ class UFuser(nn.Module):
         )
         self.decoder = blocks([*twice[:-1], widths[-1]], encoder=False)
         self.head = _conv3x3(widths[0], 1, bias=True)
-        # Pixel by pixel in memory: twice as fast on a CPU, and what tensor cores want.
+        # Pixel by pixel in memory: up to 1.6 times as fast on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
