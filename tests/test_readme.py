@@ -47,7 +47,8 @@ def test_commands_and_example_run_as_they_stand(place):
 
 def test_the_example_is_about_ten_lines():
     (example,) = blocks("python")
-    assert len([line for line in example.splitlines() if line.strip() and not line.startswith(("from", "import"))]) <= 10
+    lines = [line for line in example.splitlines() if line.strip() and not line.startswith(("from", "import"))]
+    assert len(lines) <= 10
 
 
 def test_every_command_is_explained_or_shown():
