@@ -19,9 +19,9 @@ import torch
 from emma_core.datasets import IMAGE_SUFFIXES, DatasetSpec, Fault, Pair, PairSet
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder
-from emma_core.images import read_grey, write_atomic
+from emma_core.images import luma, read_image, write_atomic
 from emma_core.manifest import MANIFEST, file_sha256, read_manifest
-from emma_core.metrics.fusion import METRICS, grey_levels, prepare
+from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.results import Column, Result, result_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
 
@@ -199,8 +199,11 @@ def _score_pair(
 
 
 def _levels(path: Path) -> Tensor:
-    """Read a file as whole grey levels, (H, W) float32 in 0..255."""
-    return grey_levels(torch.from_numpy(read_grey(path)))
+    """Read a file as whole grey levels, (H, W) float32 in 0..255.
+
+    Luma is taken of whole levels, as OpenCV does it: of values in [0, 1] some halves would round the other way.
+    """
+    return torch.from_numpy(np.rint(luma(np.rint(read_image(path) * np.float32(255)))))
 
 
 def _size(image: Tensor) -> str:

@@ -146,9 +146,8 @@ def test_names_of_the_authors(kind, ours, theirs):
         lambda state: {name: torch.nn.Parameter(tensor) for name, tensor in state.items()},
     ],
 )
-@pytest.mark.parametrize("as_zip", [True, False])
-def test_state_dictionaries_are_found_in_what_scripts_save(tmp_path, authors, wrap, as_zip):
-    torch.save(wrap(authors), tmp_path / "a.pth", _use_new_zipfile_serialization=as_zip)
+def test_state_dictionaries_are_found_in_what_scripts_save(tmp_path, authors, wrap):
+    torch.save(wrap(authors), tmp_path / "a.pth")
     network, info = load_ufuser(tmp_path / "a.pth")
     assert info.recipe == "unknown"  # no recipe has these widths
     assert info.config == to_dict(TINY)
@@ -157,8 +156,9 @@ def test_state_dictionaries_are_found_in_what_scripts_save(tmp_path, authors, wr
         assert torch.equal(tensor, authors[authors_name("ufuser", name)])
 
 
-def test_half_precision_becomes_float32(tmp_path, authors):
-    torch.save({name: tensor.half() for name, tensor in authors.items()}, tmp_path / "half.pth")
+def test_half_precision_becomes_float32_and_the_old_format_is_read(tmp_path, authors):
+    half = {name: tensor.half() for name, tensor in authors.items()}
+    torch.save(half, tmp_path / "half.pth", _use_new_zipfile_serialization=False)
     network, _ = load_ufuser(tmp_path / "half.pth")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
@@ -305,11 +305,6 @@ def test_checkpoints_with_code_are_refused_and_not_executed(tmp_path, authors, a
     assert not (tmp_path / "owned").exists()
 
 
-def test_whole_modules_are_refused(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
-    assert "could execute code" in refused(tmp_path / "module.pth")
-
-
 def endless() -> dict:
     content: dict = {}
     content["state_dict"] = content
@@ -386,9 +381,10 @@ def test_a_foreign_configuration_is_named(tmp_path, monkeypatch):
 
 @faults
 @given(keep=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_file_is_refused(tmp_path, saved, keep):
-    (tmp_path / "a.safetensors").write_bytes(saved[: int(keep * len(saved))])
-    refused(tmp_path / "a.safetensors", load_sensing)
+def test_a_file_that_is_too_short_or_too_long_is_refused(tmp_path, saved, keep):
+    for content in (saved[: int(keep * len(saved))], saved + saved[int(keep * len(saved)) :]):
+        (tmp_path / "a.safetensors").write_bytes(content)
+        refused(tmp_path / "a.safetensors", load_sensing)
 
 
 @faults
@@ -397,13 +393,6 @@ def test_a_file_with_one_changed_byte_is_refused(tmp_path, saved, position, chan
     damaged = bytearray(saved)
     damaged[int(position * len(saved))] ^= change
     (tmp_path / "a.safetensors").write_bytes(damaged)
-    refused(tmp_path / "a.safetensors", load_sensing)
-
-
-@faults
-@given(extra=st.binary(min_size=1, max_size=40))
-def test_a_file_with_something_behind_it_is_refused(tmp_path, saved, extra):
-    (tmp_path / "a.safetensors").write_bytes(saved + extra)
     refused(tmp_path / "a.safetensors", load_sensing)
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,9 @@ from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.evaluate import evaluate_dataset, fused_rows
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
-from emma_core.images import read_grey, write_image
+from emma_core.images import read_image, write_image
 from emma_core.manifest import MANIFEST, file_sha256
-from emma_core.metrics.fusion import METRICS, fusion_metrics, grey_levels
+from emma_core.metrics.fusion import METRICS, fusion_metrics
 from emma_core.results import read_result
 
 TNO = dataset_spec("TNO")
@@ -46,7 +47,10 @@ def evaluate(root, runs, folders=(), **options):
 
 
 def levels(path):
-    return grey_levels(torch.from_numpy(read_grey(path)))[None]
+    """Whole grey levels as OpenCV gives them, (1, H, W)."""
+    image = np.rint(read_image(path) * np.float32(255))
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    return torch.from_numpy(np.rint(grey))[None]
 
 
 def test_rows_values_and_traces(root, runs):
