@@ -35,7 +35,7 @@ def maximum(infrared: Grey, visible: Grey) -> Grey:
 
 
 def laplacian(infrared: Grey, visible: Grey) -> Grey:
-    """Laplacian pyramid, larger detail wins, tops averaged (Burt and Adelson, IEEE Trans. Commun. 31, 1983)."""
+    """Laplacian pyramid (Burt and Adelson, IEEE Trans. Commun. 31, 1983), larger detail wins (Burt 1984)."""
     details = [
         np.where(np.abs(a) >= np.abs(b), a, b)
         for a, b in zip(_laplacian_levels(infrared), _laplacian_levels(visible), strict=True)
@@ -57,7 +57,11 @@ def ratio(infrared: Grey, visible: Grey) -> Grey:
 
 
 def wavelet(infrared: Grey, visible: Grey) -> Grey:
-    """Discrete wavelet transform, larger coefficient wins (Li, Manjunath and Mitra, GMIP 57, 1995)."""
+    """Discrete wavelet transform, larger coefficient wins.
+
+    After Li, Manjunath and Mitra (GMIP 57, 1995), in the simple form that papers compare with: coefficient by
+    coefficient, without their windows and consistency verification.
+    """
     import pywt
 
     levels = max(0, min(4, int(np.log2(max(1, min(infrared.shape) / SMALLEST_TOP)))))

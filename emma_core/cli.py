@@ -36,6 +36,9 @@ def build_app() -> typer.Typer:
     for name, command in commands.COMMANDS.items():
         app.command(name)(command)
     for entry in sorted(entry_points(group=TASKS), key=lambda entry: entry.name):
+        if entry.name in commands.COMMANDS:
+            _complain(f"Warning: the task {entry.name!r} of {entry.value} is left out: a core command has that name")
+            continue
         try:
             app.command(entry.name)(load_task(entry))
         except Exception as error:  # a broken task of somebody else must not take the core commands along
@@ -70,6 +73,9 @@ def main() -> None:
     except EmmaError as error:
         _complain(f"Error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:  # the operating system's refusals; whatever was written whole is kept
+        _complain(f"Error: {error.filename or 'input or output'}: {error.strerror or error}")
+        sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,10 +15,13 @@ import typer
 from emma_core.errors import EmmaError, UsageError
 
 if TYPE_CHECKING:
-    from emma_core.datasets import Fault, PairSet
+    from emma_core.datasets import Fault, PairSet, Side
     from emma_core.fusers import Fuser
 
 Command = Callable[..., None]
+
+COLOURS: dict[str, Side] = {"vis": "visible", "ir": "infrared", "none": "visible"}
+"""Choices of ``fuse --colour``, and the side each means."""
 
 DEMO_DATASETS = ("M3FD", "MSRS", "Harvard")
 DEMO_METHODS = ("laplacian", "guided")
@@ -34,8 +37,11 @@ Weights = Annotated[Path | None, typer.Option(help="EMMA's weights: .safetensors
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="Number format of the network: fp32 or bf16.")]
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
+RowName = Annotated[str | None, typer.Option("--name", help="What to call the row; by default the method.")]
 Grey = Annotated[bool, typer.Option("--grey", help="Write luma only, without the colours of the visible image.")]
-Tile = Annotated[int | None, typer.Option(help="Side of tiles in pixels, 0 for none; by itself above 2.5 megapixels.")]
+Tile = Annotated[
+    int | None, typer.Option(min=0, help="Side of tiles in pixels, 0 for none; by itself above 2.5 megapixels.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -45,7 +51,7 @@ def fuse(
     out: Annotated[Path, typer.Option(help="Fused PNG, or the folder for them.")],
     method: Method = "EMMA",
     weights: Weights = None,
-    grey: Grey = False,
+    colour: Annotated[str, typer.Option(help="Whose colours the result takes: vis, ir (say, of a PET), none.")] = "vis",
     tile: Tile = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -64,29 +70,36 @@ def fuse(
 
     if infrared.is_dir() != visible.is_dir():
         raise UsageError("--ir and --vis must be two images or two folders; one is a folder, the other is not")
+    if colour not in COLOURS:
+        raise UsageError(f"--colour {colour!r}: expected {', '.join(COLOURS)}")
+    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+    grey, side = colour == "none", COLOURS[colour]
     if infrared.is_dir():
-        pairs = find_pairs(folder_spec("pairs", infrared, visible, split=""), infrared.parent)
-        fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+        spec = folder_spec("pairs", infrared, visible, split="", colour_from=side)
+        pairs = find_pairs(spec, infrared.resolve().parent)
         _fuse_into(out, pairs, fuser, grey=grey, tile=tile, limit=None, overwrite=overwrite, dry_run=dry_run)
         return
+    if out.resolve() in {infrared.resolve(), visible.resolve()}:
+        raise UsageError(f"{out} is one of the source images; choose another file for the fused one")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already; replace it with --overwrite")
-    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
     images = read_image(infrared), read_image(visible)
     if dry_run:
         typer.echo(f"Would fuse {infrared} and {visible} by {fuser.method} into {out}")
         return
-    with _writing(out):
-        write_image(out, fuse_pair(*images, fuser, colour_from="none" if grey else "visible", tile=tile))
+    write_image(out, fuse_pair(*images, fuser, colour_from="none" if grey else side, tile=tile))
     typer.echo(f"{out}: fused by {fuser.method}")
 
 
 def fuse_dataset(
-    name: Annotated[str, typer.Argument(help="MSRS, M3FD, RoadScene, TNO, Harvard; any name with --ir and --vis.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="NAME", help="MSRS, M3FD, RoadScene, TNO, Harvard; any name with --ir and --vis.")
+    ],
     root: Root = None,
     infrared: InfraredFolder = None,
     visible: VisibleFolder = None,
     method: Method = "EMMA",
+    name: RowName = None,
     weights: Weights = None,
     split: SplitName = None,
     split_file: SplitFile = None,
@@ -104,12 +117,15 @@ def fuse_dataset(
 
     Example: emma-tasks fuse-dataset MSRS --root ~/data/MSRS --method max
     """
+    from emma_core.datasets import is_plain_name
     from emma_core.fuse_dataset import fused_folder
     from emma_core.fusers import load_fuser
 
-    pairs = _find(name, root, infrared, visible, split, split_file)
+    if name is not None and not is_plain_name(name):
+        raise UsageError(f"--name {name!r}: expected a name without folders")
+    pairs = _find(dataset, root, infrared, visible, split, split_file)
     fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
-    folder = fused_folder(runs, pairs.dataset, fuser.method)
+    folder = fused_folder(runs, pairs.dataset, name or fuser.method)
     _fuse_into(folder, pairs, fuser, grey=grey, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
 
 
@@ -122,7 +138,6 @@ def evaluate(
         list[str] | None,
         typer.Option(help="NAME=DIR: score these fused images instead of those under runs/fused (repeatable)."),
     ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Only these, e.g. EN,SD,VIF; by default all ten.")] = None,
     split: SplitName = None,
     split_file: SplitFile = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
@@ -137,6 +152,7 @@ def evaluate(
     from rich.console import Console
 
     from emma_core.evaluate import evaluate_dataset, fused_rows
+    from emma_core.fuse_dataset import fused_folder
     from emma_core.report.tables import table_of
 
     pairs = _find(name, root, infrared, visible, split, split_file).first(limit)
@@ -145,17 +161,18 @@ def evaluate(
         typer.echo(f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(rows.labels(pairs.spec))}")
         return
     with _progress("Scoring", len(pairs.pairs)) as advance:
-        outcome = evaluate_dataset(
-            pairs, rows, runs, metrics=_names(metrics), device=device, on_pair=lambda _: advance()
-        )
+        outcome = evaluate_dataset(pairs, rows, runs, device=device, on_pair=lambda _: advance())
     Console().print(table_of(outcome.results).to_console())
+    if not rows.rows:
+        place = fused_folder(runs, pairs.dataset, "")
+        typer.echo(f"No fused images under {place} yet; make them with: emma-tasks fuse-dataset {name} ...", err=True)
     typer.echo(f"Written: {outcome.folder}/*/result.json and per_image.csv. A page of all results: emma-tasks report")
     _finish(outcome.faults)
 
 
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
-    root: Annotated[Path | None, typer.Option(help="A folder to look in: ROOT/NAME, or ROOT itself.")] = None,
+    root: Annotated[Path | None, typer.Option(help="A folder to look in, for ROOT/NAME.")] = None,
     methods: Annotated[bool, typer.Option("--methods", help="List the fusion methods instead.")] = False,
 ) -> None:
     """List the data sets that are known: what they are, where to get them, their terms, and what was found.
@@ -193,11 +210,11 @@ def sample_data(
     """
     from emma_core.samples import write_samples
 
-    chosen = _names(names) or []
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
     if dry_run:
         typer.echo(f"Would render {pairs} pairs each of {', '.join(chosen)} into {out}")
         return
-    with _progress("Rendering", None) as advance, _writing(out):
+    with _progress("Rendering", None) as advance:
         folders = write_samples(out, chosen, pairs, seed, progress=lambda *_: advance())
     for folder in folders:
         typer.echo(str(folder))
@@ -217,8 +234,7 @@ def report(
     if dry_run:
         typer.echo(f"Would write {runs / 'report'} from {len(find_results(runs))} results")
         return
-    with _writing(runs):
-        paths = write_report(runs)
+    paths = write_report(runs)
     for warning in paths.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     typer.echo(f"Report: {paths.html}")
@@ -273,7 +289,8 @@ def _find(
     if infrared is not None and visible is not None:
         if root is not None:
             raise UsageError("Give either --root, or --ir and --vis")
-        return find_pairs(folder_spec(name, infrared, visible), infrared.parent, split=split, split_file=split_file)
+        spec = folder_spec(name, infrared, visible)
+        return find_pairs(spec, infrared.resolve().parent, split=split, split_file=split_file)
     spec = dataset_spec(name)
     if root is None:
         raise UsageError(f"Where is {spec.name}? Add --root DIR. Where to get it: emma-tasks datasets {spec.name}")
@@ -336,15 +353,6 @@ def _progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise EmmaError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
-
-
 def _named_folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not equals or not name or not folder:
@@ -352,19 +360,16 @@ def _named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _what_is_there(name: str, root: Path) -> str:
     from emma_core.datasets import dataset_spec, find_pairs
 
-    for place in (root / name, root):
+    places = [root / name] + [root] * (root.resolve().name.lower() == name.lower())
+    for place in places:
         with contextlib.suppress(EmmaError):
             found = find_pairs(dataset_spec(name), place)
             faults = f", {len(found.faults)} unusable" if found.faults else ""
             return f"{len(found.pairs)} pairs in {place}{faults}"
-    return f"nothing in {root / name} or {root}"
+    return f"nothing in {root / name}"
 
 
 def _list_methods() -> None:

@@ -203,6 +203,23 @@ class PairSet:
         """SHA-256 over the sorted ``split/id`` keys: equal hashes mean the same images were asked for."""
         return split_hash(pair.key for pair in self.pairs)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits that its pairs come from, sorted."""
+        return tuple(sorted({pair.split for pair in self.pairs}))
+
+    def sources_hash(self) -> str:
+        """SHA-256 over the content of all source files: equal hashes mean the same pictures, not just the same ids.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            for file in (pair.infrared, pair.visible):
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
     def first(self, limit: int | None) -> PairSet:
         """Keep the first so many pairs, or all; what is unusable stays named."""
         if limit is None or limit >= len(self.pairs):
@@ -213,6 +230,13 @@ class PairSet:
 def join_key(split: str, identifier: str) -> str:
     """Join a split and an id to the key of a pair; a nameless split adds nothing."""
     return f"{split}/{identifier}" if split else identifier
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name can stand in a path and in a text file: no folder in it, nothing that leads out."""
+    if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+        return False
+    return name.encode("utf-8", "replace").decode() == name  # names that are no text come with surrogates
 
 
 def split_hash(keys: Iterable[str]) -> str:
@@ -245,16 +269,28 @@ def _sample_of(spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, name=spec.name + SAMPLE_SUFFIX, title=f"Rendered sample scenes in the layout of {spec.name}")
 
 
-def folder_spec(name: str, infrared: Path, visible: Path, split: str = "all") -> DatasetSpec:
+def folder_spec(
+    name: str, infrared: Path, visible: Path, *, split: str = "all", colour_from: Side = "visible"
+) -> DatasetSpec:
     """Declare any two folders of equally named images as a data set with one split.
 
+    Args:
+        name: of your own; those of the table are taken, so that nothing is mistaken for the real data set.
+        infrared: folder.
+        visible: folder.
+        split: name of its only part.
+        colour_from: the side whose Cb and Cr the fused images take.
+
     Raises:
-        UsageError: the name could not stand in a path.
+        UsageError: the name is taken, or could not stand in a path.
     """
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+    if not is_plain_name(name) or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a data set; expected letters, digits, '-' or '_'")
+    if name.lower().removesuffix(SAMPLE_SUFFIX) in {known.lower() for known in DATASETS}:
+        raise UsageError(f"{name} is a known data set: give --root DIR, or call your own folders by another name")
     folders = (str(infrared.resolve()), str(visible.resolve()))
-    return DatasetSpec(name, f"{infrared} with {visible}", (Split(split, (folders,)),), "yours", "yours", "-")
+    parts = (Split(split, (folders,), colour_from),)
+    return DatasetSpec(name, f"{infrared} with {visible}", parts, "yours", "yours", "-")
 
 
 def find_pairs(spec: DatasetSpec, root: Path, *, split: str | None = None, split_file: Path | None = None) -> PairSet:
@@ -284,7 +320,8 @@ def find_pairs(spec: DatasetSpec, root: Path, *, split: str | None = None, split
         new_pairs, new_faults = _match(part, infrared, visible)
         pairs += new_pairs
         faults += new_faults
-    everything = PairSet(spec.name, root, split or "all", tuple(pairs), spec, tuple(faults))
+    label = found[0][0].name if split else "all"
+    everything = PairSet(spec.name, root, label, tuple(pairs), spec, tuple(faults))
     chosen = _only_listed(everything, split_file) if split_file else everything
     if not chosen.pairs and not chosen.faults:
         raise DataError(f"{spec.name}: the folders under {root} hold no images ({_endings()})")
@@ -298,7 +335,7 @@ def read_split_file(path: Path) -> list[str]:
         DataError: the file is missing, is not text, or lists nothing or an id twice.
     """
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [_without_suffix(line.strip()) for line in path.read_text("utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a list of ids, one a line") from None
     except (OSError, UnicodeDecodeError):
@@ -310,6 +347,11 @@ def read_split_file(path: Path) -> list[str]:
     if twice:
         raise DataError(f"{path}: lists {twice[0]!r} twice")
     return ids
+
+
+def _without_suffix(name: str) -> str:
+    """Take the ending of an image file off a listed name."""
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _chosen(spec: DatasetSpec, split: str | None) -> tuple[Split, ...]:
@@ -362,7 +404,8 @@ def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list
         sides = (infrared_files.get(stem, []), visible_files.get(stem, []))
         reason = _unusable(sides, (infrared, visible))
         if reason:
-            faults.append(Fault(part.name, (sides[0] or sides[1])[0].stem, reason))
+            name = (sides[0] or sides[1])[0].stem.encode("utf-8", "backslashreplace").decode()
+            faults.append(Fault(part.name, name, reason))
         else:
             first, second = sides[0][0], sides[1][0]
             pairs.append(Pair(part.name, first.stem, first, second, part.colour_from))
@@ -384,6 +427,10 @@ def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path,
             return f"its mate is missing in {folder}"
         if len(files) > 1:
             return f"two files with one stem in {folder}: {', '.join(file.name for file in files)}"
+        if not is_plain_name(files[0].stem):
+            return f"its name in {folder} cannot be used; expected text without slash or backslash"
+        if not files[0].is_file():
+            return f"not a file: {files[0]}"
     return None
 
 
@@ -392,6 +439,7 @@ def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
     listed = read_split_file(split_file)
     items: list[Pair | Fault] = [*everything.pairs, *everything.faults]
     known = {name for item in items for name in (item.id, item.key)}
+    _refuse_ambiguous(listed, everything.pairs, split_file)
     lost = [name for name in listed if name not in known]
     if lost:
         raise DataError(
@@ -401,10 +449,19 @@ def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
     wanted = set(listed)
     return replace(
         everything,
-        label=split_file.stem,
+        # The hash keeps lists of one name apart, and a list called like a part of the data set from that part.
+        label=f"{split_file.stem}-{split_hash(listed)[:6]}",
         pairs=tuple(pair for pair in everything.pairs if pair.id in wanted or pair.key in wanted),
         faults=tuple(fault for fault in everything.faults if fault.id in wanted or fault.key in wanted),
     )
+
+
+def _refuse_ambiguous(listed: Sequence[str], pairs: Sequence[Pair], split_file: Path) -> None:
+    counts = Counter(pair.id for pair in pairs)
+    twice = [name for name in listed if counts[name] > 1]
+    if twice:
+        keys = ", ".join(pair.key for pair in pairs if pair.id == twice[0])
+        raise DataError(f"{split_file}: {twice[0]!r} names {counts[twice[0]]} pairs; write one of {keys}")
 
 
 def _nothing_found(spec: DatasetSpec, root: Path, split: str | None) -> str:

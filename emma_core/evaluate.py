@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from emma_core.datasets import IMAGE_SUFFIXES, DatasetSpec, Fault, Pair, PairSet
+from emma_core.datasets import (
+    IMAGE_SUFFIXES,
+    SAMPLE_SUFFIX,
+    DatasetSpec,
+    Fault,
+    Pair,
+    PairSet,
+    declared,
+    is_plain_name,
+)
 from emma_core.errors import DataError, ManifestError, UsageError
-from emma_core.fuse_dataset import fused_folder
+from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.images import luma, read_image, write_atomic
-from emma_core.manifest import MANIFEST, file_sha256, read_manifest
-from emma_core.metrics.fusion import METRICS, prepare
-from emma_core.results import Column, Result, result_folder, write_result
+from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest
+from emma_core.metrics.fusion import METRICS, Metric, prepare
+from emma_core.results import NAIVE_ROWS, Column, Result, result_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
 
 if TYPE_CHECKING:
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TASK = "evaluate"
+RECORDS = (MANIFEST, JOURNAL)
+"""Files that tell a folder of ``fuse-dataset``, finished or not."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class FusedRows:
     def labels(self, spec: DatasetSpec) -> list[str]:
         """Name all rows of the table in order: sources and naive rules, then the methods."""
         names = [row.name for row in self.rows]
-        naive = [spec.infrared_label, spec.visible_label, "mean", "max"]
+        naive = [spec.infrared_label, spec.visible_label, *NAIVE_ROWS]
         return [name for name in naive if name not in names] + names
 
 
@@ -93,16 +104,18 @@ def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] =
         DataError: a row lacks images; the message names the command that makes them.
         ManifestError: a folder under ``runs`` has a damaged manifest.
     """
-    if folders:
-        rows = [_foreign_row(name, folder, pairs) for name, folder in folders]
-    else:
+    if not folders:
         parent = fused_folder(runs, pairs.dataset, "x").parent
-        rows = [_own_row(folder, pairs) for folder in sorted(parent.glob("*")) if (folder / MANIFEST).exists()]
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1 or name in {pairs.spec.infrared_label, pairs.spec.visible_label}:
+        ours = [folder for folder in sorted(parent.glob("*")) if any((folder / name).exists() for name in RECORDS)]
+        return FusedRows(tuple(_own_row(folder, pairs) for folder in ours))
+    taken = {pairs.spec.infrared_label, pairs.spec.visible_label}
+    for name, _ in folders:
+        if not is_plain_name(name):
+            raise UsageError(f"{name!r} cannot name a row; expected a name without folders in --fused-dir NAME=DIR")
+        if name in taken:
             raise UsageError(f"Two rows would be called {name!r}; choose another name in --fused-dir NAME=DIR")
-    return FusedRows(tuple(rows))
+        taken.add(name)
+    return FusedRows(tuple(_foreign_row(name, folder, pairs) for name, folder in folders))
 
 
 def evaluate_dataset(
@@ -110,7 +123,6 @@ def evaluate_dataset(
     fused: FusedRows,
     runs: Path,
     *,
-    metrics: Sequence[str] | None = None,
     device: str = "auto",
     on_pair: Callable[[Pair], None] = lambda _: None,
 ) -> Evaluation:
@@ -122,7 +134,6 @@ def evaluate_dataset(
         pairs: the pairs.
         fused: the rows that are read from files.
         runs: where results go.
-        metrics: names out of :data:`emma_core.metrics.fusion.METRICS`; all by default.
         device: where to compute.
         on_pair: called after each pair, for a progress bar.
 
@@ -130,18 +141,16 @@ def evaluate_dataset(
         The results, in the order of the table, and the faults.
 
     Raises:
-        UsageError: an unknown metric.
         DataError: no pair could be scored.
     """
     begun = time.perf_counter()
-    chosen = _metric_names(metrics)
     place = resolve_device(device)
     scores: dict[str, dict[str, list[float]]] = {}  # key of the pair -> row -> values in the order of the metrics
     faults = list(pairs.faults)
 
     def score(pair: Pair) -> dict[str, list[float]] | Fault:
         try:
-            return _score_pair(pair, fused, pairs.spec, chosen, place)
+            return _score_pair(pair, fused, pairs.spec, place)
         except DataError as error:
             return Fault(pair.split, pair.id, str(error))
 
@@ -155,28 +164,32 @@ def evaluate_dataset(
         raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")
     scored = tuple(pair for pair in pairs.pairs if pair.key in scores)
     subset = replace(pairs, pairs=scored, faults=())
-    seconds = time.perf_counter() - begun
-    results = tuple(
-        _write_row(label, subset, scores, fused, runs, chosen, environment(place), seconds)
-        for label in fused.labels(pairs.spec)
-    )
+    common = _common(subset, time.perf_counter() - begun, place)
+    results = tuple(_write_row(label, subset, scores, fused, runs, common) for label in fused.labels(pairs.spec))
     folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
     return Evaluation(results, folder, tuple(faults))
 
 
-def _metric_names(names: Sequence[str] | None) -> list[str]:
-    if names is None:
-        return list(METRICS)
-    by_lower = {known.lower(): known for known in METRICS}
-    unknown = [name for name in names if name.lower() not in by_lower]
-    if unknown or not names:
-        raise UsageError(f"Unknown metric {''.join(unknown[:1])!r}; known: {', '.join(METRICS)}")
-    return [by_lower[name.lower()] for name in names]
+def _common(pairs: PairSet, seconds: float, device: torch.device) -> Result:
+    """Return what the results of all rows share; each row fills in its own."""
+    return Result(
+        task=TASK,
+        title="Fusion quality",
+        dataset=pairs.dataset,
+        split=pairs.label,
+        split_hash=pairs.hash,
+        sources_hash=pairs.sources_hash(),
+        parts=pairs.parts,
+        count=len(pairs.pairs),
+        row="",
+        columns=tuple(_column(metric) for metric in METRICS.values()),
+        values={},
+        environment=environment(device),
+        seconds=round(seconds, 1),
+    )
 
 
-def _score_pair(
-    pair: Pair, fused: FusedRows, spec: DatasetSpec, metrics: list[str], device: torch.device
-) -> dict[str, list[float]]:
+def _score_pair(pair: Pair, fused: FusedRows, spec: DatasetSpec, device: torch.device) -> dict[str, list[float]]:
     infrared, visible = (_levels(path).to(device) for path in (pair.infrared, pair.visible))
     if infrared.shape != visible.shape:
         raise DataError(f"the two images differ in size: {_size(infrared)} and {_size(visible)}")
@@ -193,8 +206,7 @@ def _score_pair(
         candidates[row.name] = image
     reference = prepare(infrared[None], visible[None])
     return {
-        name: [float(value) for value in reference.evaluate(image[None], metrics).values()]
-        for name, image in candidates.items()
+        name: [float(value) for value in reference.evaluate(image[None]).values()] for name, image in candidates.items()
     }
 
 
@@ -216,38 +228,27 @@ def _write_row(
     scores: Mapping[str, Mapping[str, list[float]]],
     fused: FusedRows,
     runs: Path,
-    metrics: list[str],
-    record: dict[str, str | int],
-    seconds: float,
+    common: Result,
 ) -> Result:
     values = np.array([scores[pair.key][label] for pair in pairs.pairs])
     origin = {row.name: row.source for row in fused.rows}
-    result = Result(
-        task=TASK,
-        title="Fusion quality",
-        dataset=pairs.dataset,
-        split=pairs.label,
-        split_hash=pairs.hash,
-        count=len(pairs.pairs),
+    result = replace(
+        common,
         row=label,
-        columns=tuple(_column(name) for name in metrics),
-        values=dict(zip(metrics, _nan_statistic(np.nanmean, values), strict=True)),
-        deviation=dict(zip(metrics, _nan_statistic(np.nanstd, values), strict=True)),
+        values=dict(zip(METRICS, _nan_statistic(np.nanmean, values), strict=True)),
+        deviation=dict(zip(METRICS, _nan_statistic(np.nanstd, values), strict=True)),
         source=dict(origin.get(label, {})),
-        baseline=label in {pairs.spec.infrared_label, pairs.spec.visible_label, "mean", "max"},
-        notes=_notes(pairs, values, metrics),
-        environment=dict(record),
-        seconds=round(seconds, 1),
+        baseline=label in {pairs.spec.infrared_label, pairs.spec.visible_label, *NAIVE_ROWS},
+        notes=_notes(values),
     )
     folder = result_folder(runs, TASK, pairs.dataset, pairs.label, label)
     write_result(folder, result)
-    write_atomic(folder / "per_image.csv", _per_image(pairs, values, metrics).encode())
+    write_atomic(folder / "per_image.csv", _per_image(pairs, values).encode())
     return result
 
 
-def _column(name: str) -> Column:
-    metric = METRICS[name]
-    return Column(name, metric.unit, metric.higher_is_better, metric.digits, metric.title)
+def _column(metric: Metric) -> Column:
+    return Column(metric.name, metric.unit, metric.higher_is_better, metric.digits, metric.title)
 
 
 def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> list[float]:
@@ -256,58 +257,80 @@ def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> 
     return [float(statistic(column)) if column.size else float("nan") for column in defined]
 
 
-def _notes(pairs: PairSet, values: np.ndarray, metrics: list[str]) -> tuple[str, ...]:
-    undefined = {name: int(np.isnan(column).sum()) for name, column in zip(metrics, values.T, strict=True)}
+def _notes(values: np.ndarray) -> tuple[str, ...]:
+    undefined = {name: int(np.isnan(column).sum()) for name, column in zip(METRICS, values.T, strict=True)}
     return tuple(
-        f"{name} is not defined on {count} of {len(pairs.pairs)} images, which are too small for its window."
+        f"{name} is not defined on {count} of {len(values)} images, which are too small for its window."
         for name, count in undefined.items()
         if count
     )
 
 
-def _per_image(pairs: PairSet, values: np.ndarray, metrics: list[str]) -> str:
+def _per_image(pairs: PairSet, values: np.ndarray) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "id", *metrics])
+    writer.writerow(["split", "id", *METRICS])
     for pair, row in zip(pairs.pairs, values, strict=True):
         writer.writerow([pair.split, pair.id, *(f"{value:.6f}" for value in row)])
     return text.getvalue()
 
 
 def _own_row(folder: Path, pairs: PairSet) -> FusedRow:
-    """Take the images that ``fuse-dataset`` left in a folder; all of them must be there."""
+    """Take the images that ``fuse-dataset`` left in a folder: all of them, as it left them, of these very sources."""
+    if not (folder / MANIFEST).exists():
+        raise DataError(f"{folder}: its run was stopped; finish it with the same emma-tasks fuse-dataset command")
     manifest = read_manifest(folder)
     if manifest.dataset != pairs.dataset:
         raise ManifestError(f"{folder}: holds images of {manifest.dataset}, expected {pairs.dataset}")
-    rows = manifest.rows
-    missing = [pair.key for pair in pairs.pairs if pair.key not in rows and pair.key not in manifest.failures]
-    if missing:
+    lost = [
+        pair.key
+        for pair in pairs.pairs
+        if pair.key not in manifest.failures and not is_done(pair, manifest.rows.get(pair.key), folder)
+    ]
+    if lost:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, first {missing[0]}. "
-            f"Make them with: emma-tasks fuse-dataset {pairs.dataset} --root {pairs.root} --method {manifest.method}"
+            f"{folder}: {len(lost)} of {len(pairs.pairs)} fused images are missing, or made from other files, "
+            f"first {lost[0]}. Make them with: {_fuse_command(folder, pairs, manifest)}"
         )
     files = {pair.key: folder / f"{pair.key}.png" for pair in pairs.pairs}
-    checkpoint = manifest.settings.get("checkpoint_sha256")
-    source = {"manifest_sha256": file_sha256(folder / MANIFEST), "checkpoint_sha256": checkpoint}
-    return FusedRow(manifest.method, files, source)
+    source = {
+        "method": manifest.method,
+        "manifest_sha256": file_sha256(folder / MANIFEST),
+        "checkpoint_sha256": manifest.settings.get("checkpoint_sha256"),
+    }
+    return FusedRow(folder.name, files, source)
+
+
+def _fuse_command(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
+    """Spell the command that brings a folder of fused images up to date."""
+    known = declared(pairs.dataset)
+    first = pairs.pairs[0]
+    where = f"--root {pairs.root}" if known else f"--ir {first.infrared.parent} --vis {first.visible.parent}"
+    weights = " --weights FILE" if "checkpoint_sha256" in manifest.settings else ""
+    name = f" --name {folder.name}" if folder.name != manifest.method else ""
+    dataset = pairs.dataset.removesuffix(SAMPLE_SUFFIX)
+    return f"emma-tasks fuse-dataset {dataset} {where} --method {manifest.method}{weights}{name}"
 
 
 def _foreign_row(name: str, folder: Path, pairs: PairSet) -> FusedRow:
     """Take images made elsewhere; all of them must be there."""
     if not folder.is_dir():
         raise DataError(f"--fused-dir {name}={folder}: no such folder; expected fused images named as the sources")
-    files = {pair.key: path for pair in pairs.pairs if (path := _fused_file(folder, pair))}
+    flat = len({pair.id for pair in pairs.pairs}) == len(pairs.pairs)
+    files = {pair.key: path for pair in pairs.pairs if (path := _fused_file(folder, pair, flat))}
     missing = [pair.key for pair in pairs.pairs if pair.key not in files]
     if missing:
+        advice = "a list of the ids that are there can be given with --split-file"
+        if not flat:
+            advice = f"ids repeat between the parts of {pairs.dataset}, so expected a folder for each part"
         raise DataError(
             f"--fused-dir {name}={folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, "
-            f"first {missing[0]}; a list of the ids that are there can be given with --split-file"
+            f"first {missing[0]}; {advice}"
         )
     return FusedRow(name, files, {"folder": str(folder)})
 
 
-def _fused_file(folder: Path, pair: Pair) -> Path | None:
-    candidates = (
-        place / f"{pair.id}{suffix}" for place in (folder / pair.split, folder) for suffix in sorted(IMAGE_SUFFIXES)
-    )
+def _fused_file(folder: Path, pair: Pair, flat: bool) -> Path | None:
+    places = (folder / pair.split, folder) if flat else (folder / pair.split,)
+    candidates = (place / f"{pair.id}{suffix}" for place in places for suffix in sorted(IMAGE_SUFFIXES))
     return next((path for path in candidates if path.exists()), None)

@@ -57,8 +57,11 @@ def fuse_pair(
 
     Raises:
         DataError: the two images differ in size.
-        UsageError: the tile is too small.
+        UsageError: the tile is too small, or an image does not hold floats.
     """
+    for image in (infrared, visible):
+        if not np.issubdtype(image.dtype, np.floating):
+            raise UsageError(f"an image of {image.dtype}; expected floats in [0, 1], as read_image gives them")
     if infrared.shape[:2] != visible.shape[:2]:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (infrared, visible))
         raise DataError(f"the two images differ in size: infrared and visible are {sizes}")
@@ -118,7 +121,7 @@ def _tile_side(fuser: Fuser, pixels: int, tile: int | None) -> int:
     """Return the side of the tiles, or 0 for none."""
     if tile is None:
         return TILE if fuser.tiles and pixels > TILE_ABOVE else 0
-    if 0 < tile < 2 * OVERLAP:
+    if tile and tile < 2 * OVERLAP:
         raise UsageError(f"A tile of {tile} pixels is too small; expected 0 (never tile) or at least {2 * OVERLAP}")
     return tile if fuser.tiles else 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emma_core.datasets import Fault, Pair, PairSet
-from emma_core.errors import DataError, EmmaError
+from emma_core.errors import DataError, EmmaError, UsageError
 from emma_core.fuse import fuse_pair
 from emma_core.images import encode_png, read_image, write_atomic
 from emma_core.manifest import (
@@ -52,9 +52,9 @@ class FuseSummary:
     faults: tuple[Fault, ...]
 
 
-def fused_folder(runs: Path, dataset: str, method: str) -> Path:
-    """Return where the fused images of a data set by a method are kept."""
-    return runs / "fused" / dataset / method
+def fused_folder(runs: Path, dataset: str, name: str) -> Path:
+    """Return where fused images of a data set are kept, by the name of their row: the method's, if not another."""
+    return runs / "fused" / dataset / name
 
 
 def fuse_dataset(
@@ -85,21 +85,22 @@ def fuse_dataset(
 
     Raises:
         BusyError: another process is writing into the folder.
-        ManifestError: the folder was made with other settings.
+        ManifestError: the folder was made of other data or with other settings.
+        UsageError: the folder is one of the source folders.
         EmmaError: an image cannot be written.
     """
-    settings = {**fuser.settings, "colour": "none" if grey else "source", "tile": tile}
-    chosen = pairs.first(limit)
+    settings = {**fuser.settings, "colour": "none" if grey else "source", "tile": tile if fuser.tiles else None}
+    manifest = Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
+    _refuse_source_folders(pairs, folder)
     with locked(folder):
-        sweep(folder)
         if overwrite:
             forget(folder)
-            manifest = Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
-        else:
-            manifest = resume_manifest(folder, pairs.dataset, pairs.root, settings)
-        manifest.failures |= {fault.key: fault for fault in pairs.faults}
+        manifest = resume_manifest(folder, manifest)
+        sweep(folder, pairs.parts)
+        for fault in pairs.faults:
+            _note_failure(fault, folder, manifest)
         try:
-            return _fuse_all(chosen, fuser, folder, manifest, on_pair)
+            return _fuse_all(pairs.first(limit), fuser, folder, manifest, on_pair)
         except OSError as error:
             raise EmmaError(
                 f"{error.filename or folder}: cannot be written ({error.strerror}); what is done is kept, "
@@ -122,18 +123,16 @@ def _fuse_all(
 ) -> FuseSummary:
     """Bring every pair up to date, then write the manifest."""
     fused = kept = 0
-    with Journal(folder, manifest.settings) as journal:
+    with Journal(folder, manifest) as journal:
         for pair in pairs.pairs:
             if is_done(pair, manifest.rows.get(pair.key), folder):
-                manifest.failures.pop(pair.key, None)
                 kept += 1
             elif row := _fuse_one(pair, pairs.root, fuser, folder, manifest):
                 journal.add(row)
                 fused += 1
             on_pair(pair)
     write_manifest(folder, manifest)
-    in_scope = {pair.key for pair in pairs.pairs} | {fault.key for fault in pairs.faults}
-    faults = tuple(fault for key, fault in sorted(manifest.failures.items()) if key in in_scope)
+    faults = tuple(manifest.failures[key] for key in sorted(manifest.failures))
     return FuseSummary(folder, fused, kept, faults)
 
 
@@ -142,13 +141,25 @@ def _fuse_one(pair: Pair, root: Path, fuser: Fuser, folder: Path, manifest: Mani
     try:
         row = _make(pair, root, fuser, folder, manifest.settings)
     except DataError as error:
-        manifest.rows.pop(pair.key, None)
-        (folder / f"{pair.key}.png").unlink(missing_ok=True)
-        manifest.failures[pair.key] = Fault(pair.split, pair.id, str(error))
+        _note_failure(Fault(pair.split, pair.id, str(error)), folder, manifest)
         return None
     manifest.rows[pair.key] = row
-    manifest.failures.pop(pair.key, None)
     return row
+
+
+def _note_failure(fault: Fault, folder: Path, manifest: Manifest) -> None:
+    """Record that a pair cannot be fused; an image that an earlier run made of it is of files that are no more."""
+    manifest.failures[fault.key] = fault
+    if row := manifest.rows.pop(fault.key, None):
+        (folder / row.file).unlink(missing_ok=True)
+
+
+def _refuse_source_folders(pairs: PairSet, folder: Path) -> None:
+    """Keep fused images out of the folders that they are made from."""
+    sources = {file.parent.resolve() for pair in pairs.pairs for file in (pair.infrared, pair.visible)}
+    for target in (folder, *(folder / split for split in pairs.parts)):
+        if target.resolve() in sources:
+            raise UsageError(f"{target}: holds the source images; choose another folder for the fused ones")
 
 
 def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[str, Any]) -> Row:

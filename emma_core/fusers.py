@@ -52,9 +52,9 @@ METHODS: dict[str, FusionMethod] = {
         FusionMethod("EMMA", "U-Fuser trained with sensing and equivariance", "Zhao et al., CVPR 2024", None),
         FusionMethod("mean", "average of both images", "naive", classical.mean),
         FusionMethod("max", "pixel-wise maximum", "naive", classical.maximum),
-        FusionMethod("laplacian", "Laplacian pyramid", "Burt and Adelson 1983", classical.laplacian),
+        FusionMethod("laplacian", "Laplacian pyramid", "Burt and Adelson 1983, Burt 1984", classical.laplacian),
         FusionMethod("ratio", "ratio-of-low-pass pyramid", "Toet 1989", classical.ratio),
-        FusionMethod("wavelet", "discrete wavelet transform", "Li et al. 1995", classical.wavelet),
+        FusionMethod("wavelet", "discrete wavelet transform", "after Li et al. 1995", classical.wavelet),
         FusionMethod("guided", "guided filter", "Li, Kang and Hu 2013", classical.guided),
         FusionMethod("two-scale", "two scales with saliency", "Bavirisetti and Dhuli 2016", classical.two_scale),
     )
@@ -127,25 +127,31 @@ def load_fuser(
         CheckpointError: the weights cannot be used.
     """
     chosen = fusion_method(method)
+    place, dtype = resolve_device(device), resolve_dtype(precision)
+    if output_range not in RANGES:
+        raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
     if chosen.rule is None:
-        return _emma(chosen, weights, resolve_device(device), precision, output_range)
-    if weights is not None:
-        raise UsageError(f"--weights is for EMMA; {chosen.name} has none")
+        return _emma(chosen, weights, place, dtype, precision, output_range)
+    for option, given in (("weights", weights), ("range", output_range != RANGES[0])):
+        if given:
+            raise UsageError(f"--{option} is for EMMA; {chosen.name} has none")
     return Fuser(chosen.name, _batched(chosen.rule), {"method": chosen.name, "tool": __version__})
 
 
 def _emma(
-    method: FusionMethod, weights: Path | str | None, device: torch.device, precision: str, output_range: str
+    method: FusionMethod,
+    weights: Path | str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str,
+    output_range: str,
 ) -> Fuser:
     if weights is None:
         raise UsageError("EMMA needs --weights FILE (EMMA.pth of the authors, or .safetensors); or use --method max")
-    if output_range not in RANGES:
-        raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
     from emma_core.checkpoint import load_ufuser
 
-    dtype = resolve_dtype(precision)
     network, info = load_ufuser(Path(weights))
-    network = network.eval().requires_grad_(requires_grad=False).to(device, dtype, memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(requires_grad=False).to(device, dtype)
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
     FloatImage = NDArray[np.float32]
 
-MAX_PIXELS = 2**28
-"""More pixels than this are refused before decoding: a file of a few kilobytes can claim terabytes."""
-
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # BT.601 luma weights
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_MIN_IS_WHITE = 0  # value of the latter
+_TEMPORARY = ".emma-"
 
 
 def read_image(path: Path) -> FloatImage:
@@ -51,6 +50,10 @@ def read_image(path: Path) -> FloatImage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on odd metadata; damage raises
             return _decode(data)
+    except Image.DecompressionBombError:
+        # A file of a few kilobytes can claim terabytes; Pillow looks before it decodes.
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise ImageError(f"{path}: too large, more than {limit} megapixels") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image (expected PNG, JPEG, BMP, TIFF or WebP)") from None
     except ImageError as error:
@@ -141,7 +144,7 @@ def write_image(path: Path, image: FloatImage) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file under a temporary name beside its place and rename it, so that no half file is ever seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -150,6 +153,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what a killed :func:`write_atomic` left in a folder; nobody may be writing there."""
+    for leftover in folder.glob(f"{_TEMPORARY}*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def pad_reflect(image: FloatImage, multiple: int, minimum: int = 1) -> FloatImage:
@@ -182,13 +191,13 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(data: bytes) -> FloatImage:
     with Image.open(BytesIO(data), formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ImageError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are read")
-        deep_colour = _is_16bit_colour(opened, data)
+        if (frames := getattr(opened, "n_frames", 1)) > 1:
+            raise ImageError(f"holds {frames} pages or frames; expected one image")
+        deep = _what_pillow_would_flatten(opened, data)
+        inverted = _bits(opened) == (16,) and opened.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE  # type: ignore[attr-defined]
         oriented = ImageOps.exif_transpose(opened)  # decodes, so truncated files raise here
-        if deep_colour:
-            return _decode_16bit_colour(data)
-    return _to_float(oriented)
+    image = _decode_16bit(data, deep) if deep else _to_float(oriented)
+    return 1 - image if inverted else image
 
 
 def _to_float(image: Image.Image) -> FloatImage:
@@ -203,20 +212,29 @@ def _to_float(image: Image.Image) -> FloatImage:
     return np.asarray(image.convert("L" if grey else "RGB"), np.float32) / np.float32(255)
 
 
-def _is_16bit_colour(image: Image.Image, data: bytes) -> bool:
-    """Tell whether Pillow would silently reduce this file to 8 bits."""
-    if image.format == "PNG":
-        return data[24] == 16 and data[25] in {2, 6}  # IHDR: bit depth; colour type RGB or RGBA
-    bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
-    return len(bits) >= 3 and max(bits) == 16
+def _bits(image: Image.Image) -> tuple[int, ...]:
+    """Return the bits of each sample of a TIFF file, and nothing for other formats."""
+    return tuple(image.tag_v2.get(_BITS_PER_SAMPLE, ())) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
 
 
-def _decode_16bit_colour(data: bytes) -> FloatImage:
+def _what_pillow_would_flatten(image: Image.Image, data: bytes) -> Literal["grey", "colour", None]:
+    """Name the kinds of 16-bit files that Pillow silently reduces to 8 bits."""
+    if image.format == "PNG" and data[24] == 16:  # IHDR: bit depth, then colour type
+        kinds: dict[int, Literal["grey", "colour"]] = {2: "colour", 4: "grey", 6: "colour"}
+        return kinds.get(data[25])
+    bits = _bits(image)
+    if any(depth not in {1, 2, 4, 8, 16} for depth in bits) and image.mode != "F":
+        raise ImageError(f"{max(bits)} bits a sample; expected 8 or 16")
+    return "colour" if len(bits) >= 3 and max(bits) == 16 else None
+
+
+def _decode_16bit(data: bytes, kind: Literal["grey", "colour"]) -> FloatImage:
     import cv2
 
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    wanted = cv2.IMREAD_COLOR if kind == "colour" else cv2.IMREAD_GRAYSCALE
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | wanted)
     if image is None or image.dtype != np.uint16:
-        raise ImageError("a 16-bit colour file that the decoder does not understand")
+        raise ImageError("a 16-bit file that the decoder does not understand")
     return (_swap_red_blue(image) / 65535.0).astype(np.float32)
 
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from emma_core.datasets import Fault, join_key, split_hash
+from emma_core.datasets import IMAGE_SUFFIXES, Fault, is_plain_name, join_key, split_hash
 from emma_core.errors import BusyError, ManifestError
-from emma_core.images import write_atomic
+from emma_core.images import remove_temporary_files, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
 SCHEMA = 1
@@ -54,11 +54,8 @@ class Row:
 
     def __post_init__(self) -> None:
         """Refuse names that would lead out of the folder: a manifest may come from somebody else."""
-        for name in (self.split, self.id):
-            if name in {".", ".."} or set(name) & set("/\\\0"):
-                raise ValueError(f"not a plain name: {name!r}")
-        if not self.id:
-            raise ValueError("an image without a name")
+        if not is_plain_name(self.id) or not (self.split == "" or is_plain_name(self.split)):
+            raise ValueError(f"not a plain name: {self.key!r}")
 
     @property
     def key(self) -> str:
@@ -78,9 +75,9 @@ class Manifest:
     Attributes:
         dataset: name of the data set.
         root: folder the sources were read from.
-        settings: everything that decides the pixels: method, parameters, checkpoint, precision, range, tool.
+        settings: everything else that decides the pixels: method, checkpoint, precision, range, colour, tool.
         rows: by ``split/id``.
-        failures: by ``split/id``.
+        failures: what the last run could not make, by ``split/id``.
     """
 
     dataset: str
@@ -93,6 +90,10 @@ class Manifest:
     def method(self) -> str:
         """Name of the fusion method."""
         return str(self.settings["method"])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what all images of a folder share; a run that differs in it is refused."""
+        return {"dataset": self.dataset, "root": self.root, **self.settings}
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``manifest.json``, in an order that does not depend on how the run went."""
@@ -123,7 +124,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["schema"] != SCHEMA:
-            raise ManifestError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
+            raise ManifestError(
+                f"{path}: schema {content['schema']}, this version reads {SCHEMA}; delete the folder and fuse again"
+            )
         rows = [Row(**row) for row in content["rows"]]
         failures = [Fault(**fault) for fault in content["failures"]]
         manifest = Manifest(content["dataset"], content["root"], content["settings"])
@@ -132,7 +135,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(f"{path}: no such file; make it with: emma-tasks fuse-dataset") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(
-            f"{path}: not a manifest of this tool ({type(error).__name__}); fuse again with --overwrite"
+            f"{path}: damaged, or not of this tool ({type(error).__name__}); delete the folder and fuse again"
         ) from None
     manifest.rows = {row.key: row for row in rows}
     manifest.failures = {fault.key: fault for fault in failures}
@@ -149,14 +152,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 class Journal:
     """The lines that a running process appends, one a finished image; the first names the settings."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / JOURNAL
         _drop_half_line(path)
         new = not path.exists() or path.stat().st_size == 0
         self._stream = path.open("a", encoding="utf-8")
         if new:
-            self._append({"settings": dict(settings)})
+            self._append(manifest.identity())
 
     def add(self, row: Row) -> None:
         """Record a finished image; it is on its way to disk when this returns."""
@@ -173,40 +176,50 @@ class Journal:
         self._stream.flush()
 
 
-def resume_manifest(folder: Path, dataset: str, root: Path, settings: Mapping[str, Any]) -> Manifest:
-    """Return the record that a run goes on from: what earlier runs with the same settings left, or an empty one.
+def resume_manifest(folder: Path, wanted: Manifest) -> Manifest:
+    """Return the record that a run goes on from: what earlier runs of the same identity left, or an empty one.
+
+    Args:
+        folder: of the fused images.
+        wanted: data set, root and settings of the run; its rows are filled.
 
     Raises:
-        ManifestError: the folder was made with other settings, or holds images without a record.
+        ManifestError: the folder was made of other data or with other settings, or holds images without a record.
     """
-    manifest = Manifest(dataset, str(root.resolve()), settings)
     lines = _journal_lines(folder / JOURNAL)
     if (folder / MANIFEST).exists():
         earlier = read_manifest(folder)
-        _refuse_other(folder, earlier.settings, settings)
-        manifest.rows, manifest.failures = earlier.rows, earlier.failures
-    elif not lines and any(folder.glob("**/*.png")):
-        raise ManifestError(f"{folder}: holds images but no {MANIFEST}; choose another folder, or use --overwrite")
+        _refuse_other(folder, earlier, wanted)
+        wanted.rows |= earlier.rows
+    elif not lines and _holds_images(folder):
+        raise ManifestError(f"{folder}: holds images but no {MANIFEST}; choose another folder")
     for line in lines[:1]:
-        _refuse_other(folder, line.get("settings", {}), settings)
-    manifest.rows |= {row.key: row for row in map(_row, lines[1:]) if row}
-    return manifest
+        _refuse_different(folder, line, wanted.identity())
+    wanted.rows |= {row.key: row for row in map(_row, lines[1:]) if row}
+    return wanted
 
 
 def forget(folder: Path) -> None:
-    """Remove the record of a folder and the images it lists, so that it can be made anew."""
-    with contextlib.suppress(ManifestError):
-        for row in read_manifest(folder).rows.values():
-            (folder / row.file).unlink(missing_ok=True)
+    """Remove the record of a folder and the images it lists, so that it can be made anew.
+
+    Raises:
+        ManifestError: the folder holds images without a record, or a damaged one: whose they are is not known.
+    """
+    rows = {row.key: row for row in map(_row, _journal_lines(folder / JOURNAL)[1:]) if row}
+    if (folder / MANIFEST).exists():
+        rows |= read_manifest(folder).rows
+    elif not (folder / JOURNAL).exists() and _holds_images(folder):
+        raise ManifestError(f"{folder}: holds images but no {MANIFEST}; choose another folder")
+    for row in rows.values():
+        (folder / row.file).unlink(missing_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the half-written temporary files that a killed process left; call it with the folder locked."""
-    for place in (folder, *(entry for entry in folder.glob("*") if entry.is_dir())):
-        for leftover in place.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+def sweep(folder: Path, splits: Iterable[str]) -> None:
+    """Remove half-written files that a killed process left; call it with the folder locked and known as ours."""
+    for place in {folder, *(folder / split for split in splits)}:
+        remove_temporary_files(place)
 
 
 @contextlib.contextmanager
@@ -216,6 +229,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BusyError: another process holds it.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
@@ -243,22 +257,37 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
-def _refuse_other(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Path, earlier: Manifest, wanted: Manifest) -> None:
+    """Refuse a folder of another identity; a data set that was moved, and is otherwise the same, may go on."""
+    if earlier.root != wanted.root and all(
+        (file_sha256(Path(wanted.root) / row.infrared), file_sha256(Path(wanted.root) / row.visible))
+        == (row.infrared_sha256, row.visible_sha256)
+        for row in earlier.rows.values()
+    ):
+        earlier.root = wanted.root
+    _refuse_different(folder, earlier.identity(), wanted.identity())
+
+
+def _refuse_different(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if different:
         key = different[0]
         raise ManifestError(
             f"{folder}: was made with other settings ({key}: {found.get(key)!r}, now {wanted.get(key)!r}"
             f"{f', and {len(different) - 1} more' if different[1:] else ''}); "
-            "choose another folder, or replace it with --overwrite"
+            "choose another --name or folder, or replace it with --overwrite"
         )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
 
 def _journal_lines(path: Path) -> list[dict[str, Any]]:
     """Parse a journal; a killed process may have left half a line at its end."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text("utf-8", errors="replace").splitlines():
+        for text in path.read_text("utf-8", errors="replace").split("\n"):
             with contextlib.suppress(ValueError):
                 content = json.loads(text)
                 if isinstance(content, dict):

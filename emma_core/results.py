@@ -16,6 +16,9 @@ from typing import Any
 from emma_core.errors import ResultError
 from emma_core.images import write_atomic
 
+NAIVE_ROWS = ("mean", "max")
+"""Rules that are no method, but that every table of fused images needs."""
+
 SCHEMA = 1
 RESULT = "result.json"
 
@@ -49,6 +52,8 @@ class Result:
         dataset: name of the data set.
         split: label of the part, e.g. ``test``.
         split_hash: SHA-256 over its ids; rows of one table agree in it.
+        sources_hash: SHA-256 over the content of its source images, where the task has them; likewise.
+        parts: the declared splits that the images come from.
         count: number of images.
         row: the kind of input, e.g. ``IR``, ``VI``, ``EMMA``.
         columns: what is measured.
@@ -60,7 +65,7 @@ class Result:
         baseline: whether this is an input without fusion or a naive rule, drawn first and apart.
         notes: sentences a reader needs beside the figures.
         environment: versions and machine.
-        seconds: wall-clock time it took.
+        seconds: wall-clock time of the run that made it.
     """
 
     task: str
@@ -77,6 +82,8 @@ class Result:
     source: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     baseline: bool = False
+    sources_hash: str = ""
+    parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -85,7 +92,8 @@ class Result:
     def table_key(self) -> tuple[str, str, str, str]:
         """What rows of one table share: task, data set, images and recipe."""
         recipe = json.dumps([self.recipe, [asdict(column) for column in self.columns]], sort_keys=True)
-        return self.task, self.dataset, self.split_hash, hashlib.sha256(recipe.encode()).hexdigest()[:16]
+        recipe_hash = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+        return self.task, self.dataset, f"{self.split_hash} {self.sources_hash}", recipe_hash
 
 
 def result_folder(runs: Path, task: str, dataset: str, split: str, row: str, seed: int | None = None) -> Path:
@@ -116,11 +124,12 @@ def read_result(path: Path) -> Result:
         if schema != SCHEMA:
             raise ResultError(f"{path}: schema {schema}, this version reads {SCHEMA}")
         content["columns"] = tuple(Column(**column) for column in content["columns"])
-        content["notes"] = tuple(content["notes"])
+        for name in ("notes", "parts"):
+            content[name] = tuple(content[name])
         for name in ("values", "deviation"):
             content[name] = {key: math.nan if value is None else float(value) for key, value in content[name].items()}
         result = Result(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ResultError(f"{path}: not a result of this tool ({type(error).__name__}); run its task again") from None
     _check(result, path)
     missing = [column.name for column in result.columns if column.name not in result.values]
@@ -139,7 +148,7 @@ def _finite(value: float) -> float | None:
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("task", "title", "dataset", "split", "split_hash", "row"), str),
+    **dict.fromkeys(("task", "title", "dataset", "split", "split_hash", "sources_hash", "row"), str),
     **dict.fromkeys(("recipe", "source", "environment"), dict),
     "count": int,
     "baseline": bool,
@@ -152,9 +161,10 @@ def _check(result: Result, path: Path) -> None:
     """Refuse what reads as a result but would break a table: a file may be edited by hand."""
     wrong = [name for name, kind in _TYPES.items() if not isinstance(getattr(result, name), kind)]
     wrong += ["notes" for note in result.notes if not isinstance(note, str)]
+    wrong += ["parts" for part in result.parts if not isinstance(part, str)]
     for column in result.columns:
         texts = (column.name, column.unit, column.title)
-        places = isinstance(column.digits, int) and 0 <= column.digits < 16
+        places = type(column.digits) is int and 0 <= column.digits < 16
         if not all(isinstance(text, str) for text in texts) or not places:
             wrong.append("columns")
     if wrong:

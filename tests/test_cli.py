@@ -46,11 +46,33 @@ def test_version_and_no_arguments():
         (["fuse", "--ir", "none.png", "--vis", "none.png", "--out", "f.png", "--method", "max"], 1, "no such file"),
         (["fuse", "--ir", "TNO/ir", "--vis", "TNO/vi/000.png", "--out", "f", "--method", "max"], 2, "two folders"),
         (["fuse", "--ir", "TNO/ir/000.png", "--vis", "TNO/vi/000.png", "--out", "f.jpg", "--method", "max"], 1, "PNG"),
-        (["evaluate", "TNO", "--root", "TNO", "--metrics", "PSNR"], 2, "known: EN"),
+        (["evaluate", "TNO", "--root", "TNO", "--runs", "TNO/ir/000.png"], 1, "000.png"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--runs", "TNO/ir/000.png"], 1, "000.png"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--name", "a/b"], 2, "without folders"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--range", "stretch"], 2, "is for EMMA"),
+        (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--precision", "x"], 2, "fp32 or bf16"),
+        (["fuse", "--ir", "TNO/ir", "--vis", "TNO/vi", "--out", "TNO/vi", "--method", "max"], 2, "holds the source"),
+        (
+            [
+                "fuse",
+                "--ir",
+                "TNO/ir/000.png",
+                "--vis",
+                "TNO/vi/000.png",
+                "--out",
+                "TNO/vi/000.png",
+                "--method",
+                "max",
+                "--overwrite",
+            ],
+            2,
+            "one of the source images",
+        ),
+        (["sample-data", "out", "--datasets", ""], 2, "expected M3FD, MSRS, Harvard"),
         (["evaluate", "TNO", "--root", "TNO", "--fused-dir", "x"], 2, "NAME=DIR"),
         (["evaluate", "TNO", "--root", "TNO", "--device", "tpu"], 2, "auto, cpu"),
         (["sample-data", "out", "--datasets", "KITTI"], 2, "expected M3FD, MSRS, Harvard"),
-        (["sample-data", "TNO/ir/000.png", "--pairs", "1"], 1, "cannot be written"),
+        (["sample-data", "TNO/ir/000.png", "--pairs", "1"], 1, "Not a directory"),
         (["report"], 1, "emma-tasks"),
         (["datasets", "KITTI"], 2, "known: MSRS"),
     ],
@@ -69,9 +91,9 @@ def test_fuse_a_pair_in_colour_and_grey(root):
     pair = ["--ir", root / "ir" / "000.png", "--vis", root / "vi" / "000.png", "--method", "laplacian"]
     assert emma("fuse", *pair, "--out", place / "f.png").returncode == 0
     assert read_image(place / "f.png").shape == (48, 64, 3)
-    again = emma("fuse", *pair, "--out", place / "f.png", "--grey")
+    again = emma("fuse", *pair, "--out", place / "f.png", "--colour", "none")
     assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
-    assert emma("fuse", *pair, "--out", place / "f.png", "--grey", "--overwrite").returncode == 0
+    assert emma("fuse", *pair, "--out", place / "f.png", "--colour", "none", "--overwrite").returncode == 0
     assert read_image(place / "f.png").shape == (48, 64)
 
 

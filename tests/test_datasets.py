@@ -65,7 +65,8 @@ def test_real_folders(data, name, count):
 def test_real_lists(data):
     spec, root = dataset_spec("MSRS"), data / "MSRS"
     train, test = (find_pairs(spec, root, split_file=root / f"{part}_list.txt") for part in ("train", "test"))
-    assert (len(train.pairs), len(test.pairs), test.label) == (121, 80, "test_list")
+    assert (len(train.pairs), len(test.pairs)) == (121, 80)
+    assert test.label.startswith("test_list-")
     assert not {pair.key for pair in train.pairs} & {pair.key for pair in test.pairs}
 
 
@@ -137,6 +138,9 @@ def test_own_folders_and_bad_names(tmp_path):
     for name in ("../up", "", ".hidden", "a/b"):
         with pytest.raises(UsageError, match="cannot name a data set"):
             folder_spec(name, tmp_path, tmp_path)
+    for name in ("MSRS", "msrs-sample"):
+        with pytest.raises(UsageError, match="is a known data set"):
+            folder_spec(name, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +176,38 @@ def test_first_pairs_get_a_label_of_their_own(tmp_path):
     assert found.first(None) is found
     assert found.first(3) is found
     assert (found.first(2).label, len(found.first(2).pairs)) == ("all-first-2", 2)
+
+
+def test_lists_may_name_files_and_begin_with_a_mark(tmp_path):
+    write_pairs(tmp_path, 3)
+    (tmp_path / "list.txt").write_text("\ufeff001.png\nall/002\n", "utf-8")
+    found = find_pairs(dataset_spec("TNO"), tmp_path, split_file=tmp_path / "list.txt")
+    assert [pair.id for pair in found.pairs] == ["001", "002"]
+
+
+def test_lists_of_one_name_have_labels_of_their_own(tmp_path):
+    write_pairs(tmp_path / "test", 3)
+    labels = set()
+    for index, identifier in enumerate(("000", "001")):
+        (tmp_path / str(index)).mkdir()
+        (tmp_path / str(index) / "test.txt").write_text(identifier)
+        split_file = tmp_path / str(index) / "test.txt"
+        labels.add(find_pairs(dataset_spec("MSRS"), tmp_path, split_file=split_file).label)
+    assert len(labels | {"test"}) == 3
+
+
+def test_an_id_of_several_parts_must_be_spelled_out(tmp_path):
+    for modality in ("CT", "PET"):
+        write_pairs(tmp_path, 1, folders=(f"MRI-{modality}/{modality}", f"MRI-{modality}/MRI"))
+    (tmp_path / "list.txt").write_text("000")
+    with pytest.raises(DataError, match="names 2 pairs; write one of MRI-CT/000, MRI-PET/000"):
+        find_pairs(dataset_spec("Harvard"), tmp_path, split_file=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("MRI-PET/000")
+    assert len(find_pairs(dataset_spec("Harvard"), tmp_path, split_file=tmp_path / "list.txt").pairs) == 1
+
+
+def test_contents_have_a_hash_of_their_own(tmp_path):
+    one = find_pairs(dataset_spec("TNO"), write_pairs(tmp_path / "a", 2))
+    other = find_pairs(dataset_spec("TNO"), write_pairs(tmp_path / "b", 2, shape=(8, 8)))
+    assert one.hash == other.hash
+    assert one.sources_hash() != other.sources_hash()

@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import random_image, write_pairs
 
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec, find_pairs, folder_spec
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.evaluate import evaluate_dataset, fused_rows
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
-from emma_core.manifest import MANIFEST, file_sha256
+from emma_core.manifest import MANIFEST, Journal, file_sha256, read_manifest
 from emma_core.metrics.fusion import METRICS, fusion_metrics
 from emma_core.results import read_result
 
@@ -100,9 +100,11 @@ def test_naive_rows_are_what_their_files_would_score(root, runs):
 def test_images_made_elsewhere(root, runs, tmp_path):
     for index in range(4):
         write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
-    outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")], metrics=["en", "Vif"])
+    outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
     assert [result.row for result in outcome.results][-1] == "Theirs"
-    assert list(outcome.results[0].values) == ["EN", "VIF"]
+    for name in ("..", "a/b", "../../up"):
+        with pytest.raises(UsageError, match="cannot name a row"):
+            evaluate(root, runs, [(name, tmp_path / "theirs")])
     with pytest.raises(UsageError, match="Two rows"):
         evaluate(root, runs, [("A", tmp_path / "theirs"), ("A", tmp_path / "theirs")])
     with pytest.raises(UsageError, match="Two rows"):
@@ -121,11 +123,11 @@ def test_missing_fused_images_name_the_command(root, runs):
         evaluate(root, runs)
 
 
-def test_unusable_pairs_are_left_out_of_every_row(root, runs):
-    folder = fuse(root, runs, "max")
-    write_image(folder / "all" / "001.png", random_image(1, (5, 5)))
+def test_unusable_pairs_are_left_out_of_every_row(root, runs, tmp_path):
+    for index in range(4):
+        write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64) if index != 1 else (5, 5)))
     (root / "ir" / "002.png").write_bytes(b"")
-    outcome = evaluate(root, runs)
+    outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
     assert {result.count for result in outcome.results} == {2}
     reasons = {fault.id: fault.reason for fault in outcome.faults}
     assert reasons.keys() == {"001", "002"}
@@ -133,9 +135,47 @@ def test_unusable_pairs_are_left_out_of_every_row(root, runs):
     assert "empty" in reasons["002"]
 
 
-def test_nothing_to_score_and_unknown_metric(root, runs):
-    with pytest.raises(UsageError, match="known: EN"):
-        evaluate(root, runs, metrics=["PSNR"])
+def test_fused_images_of_other_sources_or_changed_since_are_refused(root, runs):
+    folder = fuse(root, runs, "max")
+    write_image(root / "ir" / "001.png", random_image(55, (48, 64)))
+    with pytest.raises(DataError, match=r"1 of 4 .* made from other files, first all/001.*--method max"):
+        evaluate(root, runs)
+    fuse(root, runs, "max")
+    write_image(folder / "all" / "002.png", random_image(56, (48, 64)))
+    with pytest.raises(DataError, match="first all/002"):
+        evaluate(root, runs)
+
+
+def test_an_unfinished_run_is_not_left_out_in_silence(root, runs):
+    folder = fuse(root, runs, "max")
+    with Journal(folder, read_manifest(folder)):
+        (folder / MANIFEST).unlink()
+    with pytest.raises(DataError, match="was stopped; finish it"):
+        evaluate(root, runs)
+
+
+def test_the_same_ids_of_other_pictures_are_another_table(root, runs, tmp_path):
+    other = write_pairs(tmp_path / "other", 4, shape=(64, 48))
+    keys = {evaluate(place, runs).results[0].table_key for place in (root, other)}
+    assert len(keys) == 2
+
+
+def test_own_folders_get_the_command_with_their_folders(root, runs):
+    pairs = find_pairs(folder_spec("mine", root / "ir", root / "vi"), root)
+    fuse_dataset(pairs.first(1), load_fuser("max"), fused_folder(runs, "mine", "trial"))
+    with pytest.raises(DataError, match=r"fuse-dataset mine --ir .*/ir --vis .*/vi --method max --name trial"):
+        fused_rows(pairs, runs)
+
+
+def test_a_flat_folder_does_not_serve_parts_that_share_ids(tmp_path, runs):
+    for part in ("MRI-CT/CT", "MRI-CT/MRI", "MRI-PET/PET", "MRI-PET/MRI", "flat"):
+        write_image(tmp_path / part / "1.png", random_image(1, (48, 48)))
+    pairs = find_pairs(dataset_spec("Harvard"), tmp_path)
+    with pytest.raises(DataError, match="ids repeat between the parts"):
+        fused_rows(pairs, runs, [("Theirs", tmp_path / "flat")])
+
+
+def test_nothing_to_score(root, runs):
     for path in (root / "ir").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of 4 pairs"):
@@ -165,7 +205,7 @@ def test_the_naive_rows_of_the_80_night_and_day_pairs(data, runs):
     """Known values of the pixel maximum and of each camera on our test list, from an independent evaluator."""
     pairs = find_pairs(dataset_spec("MSRS"), data / "MSRS", split_file=data / "MSRS" / "test_list.txt")
     names = ["EN", "SD", "AG", "MI", "VIF", "Qabf"]
-    outcome = evaluate_dataset(pairs, fused_rows(pairs, runs), runs, metrics=names)
+    outcome = evaluate_dataset(pairs, fused_rows(pairs, runs), runs)
     known = {
         "max": (6.71, 42.79, 3.68, 4.60, 1.07, 0.74),
         "VI": (6.63, 43.78, 3.55, 4.84, 1.05, 0.70),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ from conftest import emma, emma_process, random_image, tree, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emma_core.datasets import dataset_spec, find_pairs
-from emma_core.errors import BusyError, EmmaError, ManifestError
+from emma_core.datasets import dataset_spec, find_pairs, folder_spec
+from emma_core.errors import BusyError, EmmaError, ManifestError, UsageError
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
-from emma_core.manifest import JOURNAL, MANIFEST, Journal, file_sha256, locked, read_manifest
+from emma_core.manifest import JOURNAL, MANIFEST, Journal, Manifest, file_sha256, locked, read_manifest
 
 TNO = dataset_spec("TNO")
 
@@ -89,7 +90,8 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
 
 
 def test_journal_of_other_settings_is_refused_too(root, folder):
-    with Journal(folder, {"method": "mean"}):
+    other = Manifest("TNO", str(root.resolve()), {"method": "mean"})
+    with Journal(folder, other):
         pass
     with pytest.raises(ManifestError, match="other settings"):
         run(root, folder)
@@ -98,8 +100,9 @@ def test_journal_of_other_settings_is_refused_too(root, folder):
 def test_images_without_a_record_are_not_touched(root, folder):
     (folder / "all").mkdir(parents=True)
     (folder / "all" / "000.png").write_bytes(b"somebody's")
-    with pytest.raises(ManifestError, match="no manifest"):
-        run(root, folder)
+    for overwrite in (False, True):
+        with pytest.raises(ManifestError, match="no manifest"):
+            run(root, folder, overwrite=overwrite)
     assert (folder / "all" / "000.png").read_bytes() == b"somebody's"
 
 
@@ -107,15 +110,17 @@ def test_images_without_a_record_are_not_touched(root, folder):
 def test_damaged_manifest_is_one_line(root, folder, content):
     run(root, folder)
     (folder / MANIFEST).write_text(content)
-    with pytest.raises(ManifestError, match=r"manifest\.json"):
-        run(root, folder)
-    assert run(root, folder, overwrite=True).fused == 6
+    for overwrite in (False, True):
+        with pytest.raises(ManifestError, match=r"manifest\.json: (damaged|schema 99).*delete the folder"):
+            run(root, folder, overwrite=overwrite)
+    assert (folder / MANIFEST).read_text() == content
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(split=st.sampled_from(["..", "a/b", ".", "\0"]), place=st.sampled_from(["split", "id"]))
 def test_manifest_cannot_lead_out_of_its_folder(root, folder, split, place):
-    run(root, folder, overwrite=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    run(root, folder)
     content = json.loads((folder / MANIFEST).read_text())
     content["rows"][0][place] = split
     (folder / MANIFEST).write_text(json.dumps(content))
@@ -177,6 +182,65 @@ def test_full_disk_is_one_line_and_continues(root, folder, monkeypatch):
     assert run(root, folder).kept == 3
 
 
+def test_fused_images_never_land_among_their_sources(root):
+    before = tree(root)
+    pairs = find_pairs(folder_spec("mine", root / "ir", root / "vi", split=""), root)
+    for folder in (root / "ir", root / "vi"):
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match="holds the source images"):
+                fuse_dataset(pairs, load_fuser("max"), folder, overwrite=overwrite)
+    assert tree(root) == before
+
+
+def test_other_data_into_the_same_folder_is_refused_and_a_moved_root_goes_on(root, folder, tmp_path):
+    run(root, folder)
+    other = write_pairs(tmp_path / "other", 6, shape=(16, 16))
+    with pytest.raises(ManifestError, match=r"other settings \(root"):
+        run(other, folder)
+    moved = root.rename(tmp_path / "moved")
+    assert (run(moved, folder).fused, read_manifest(folder).root) == (0, str(moved))
+
+
+def test_overwrite_forgets_what_a_killed_run_left(root, folder):
+    run(root, folder, limit=3)
+    manifest = read_manifest(folder)
+    with Journal(folder, manifest) as journal:
+        for row in manifest.rows.values():
+            journal.add(row)
+    (folder / MANIFEST).unlink()
+    run(root, folder, grey=True, overwrite=True, limit=1)
+    assert [path.name for path in folder.rglob("*.png")] == ["000.png"]
+
+
+def test_vanished_mate_takes_row_and_image_along_and_its_failure_goes_with_it(root, folder):
+    run(root, folder)
+    (root / "vi" / "001.png").unlink()
+    assert [fault.id for fault in run(root, folder).faults] == ["001"]
+    assert not (folder / "all" / "001.png").exists()
+    (root / "ir" / "001.png").unlink()
+    assert run(root, folder).faults == ()
+    assert read_manifest(folder).failures == {}
+
+
+def test_strange_names_are_kept_apart_or_named(root, folder):
+    for name in ("a\u2028b", "back\\slash", "\udcff"):
+        shutil.copy(root / "ir" / "000.png", root / "ir" / f"{name}.png")
+        shutil.copy(root / "vi" / "000.png", root / "vi" / f"{name}.png")
+    os.mkfifo(root / "ir" / "pipe.png")
+    os.mkfifo(root / "vi" / "pipe.png")
+    summary = run(root, folder)
+    assert summary.fused == 7
+    assert sorted(fault.id for fault in summary.faults) == ["\\udcff", "back\\slash", "pipe"]
+    assert run(root, folder).fused == 0
+
+
+def test_lock_knows_a_folder_by_any_of_its_names(root, folder, tmp_path):
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    with locked(folder), pytest.raises(BusyError):
+        run(root, tmp_path / "link")
+
+
 def test_second_process_is_refused(root, folder):
     with locked(folder), pytest.raises(BusyError, match="another emma-tasks process"):
         run(root, folder)
@@ -197,7 +261,7 @@ def test_half_a_journal_line_is_dropped(root, folder, cut):
     """What a kill in the middle of a write leaves: some bytes of the last line."""
     run(root, folder, limit=3)
     rows = list(read_manifest(folder).rows.values())
-    with Journal(folder, read_manifest(folder).settings) as journal:
+    with Journal(folder, read_manifest(folder)) as journal:
         for row in rows:
             journal.add(row)
     (folder / MANIFEST).unlink()
@@ -234,6 +298,6 @@ def test_killed_at_any_moment_and_continued_equals_never_killed(tmp_path):
         # One image may have been renamed into place before its line reached the journal; no other is made twice.
         assert sum(now[name] != stamp for name, stamp in made.items()) <= 1
         made = now
-    (folder / "all" / ".left-by-a-kill.tmp").write_bytes(b"half")
+    (folder / "all" / ".emma-left-by-a-kill.tmp").write_bytes(b"half")
     assert start(root, tmp_path / "runs").wait() == 0
     assert tree(folder) == tree(tmp_path / "whole")

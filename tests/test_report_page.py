@@ -45,7 +45,15 @@ def write_results(runs, dataset, rows, **other):
     for index, row in enumerate(rows):
         values = {column.name: 5.0 + index for column in columns}
         result = Result(
-            **{"task": "evaluate", "title": "Quality", "split": "all", "split_hash": "h", "count": 4} | other,
+            **{
+                "task": "evaluate",
+                "title": "Quality",
+                "split": "all",
+                "split_hash": "h",
+                "count": 4,
+                "parts": ("test",),
+            }
+            | other,
             dataset=dataset,
             row=row,
             columns=columns,

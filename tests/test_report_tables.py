@@ -23,6 +23,7 @@ LOSS = Column("Loss", higher_is_better=False)
 def make(row, values=(1.0, 1.0), *, columns=(EN, LOSS), **other):
     names = [column.name for column in columns]
     given = {"task": "evaluate", "title": "Quality", "dataset": "Mine", "split": "test", "split_hash": "h", "count": 3}
+    given["parts"] = ("test",)
     return Result(**(given | other), row=row, columns=columns, values=dict(zip(names, values, strict=True)))
 
 
@@ -49,7 +50,14 @@ def test_order_follows_the_labels_of_the_data_set():
 
 
 @pytest.mark.parametrize(
-    "change", [{"split_hash": "other"}, {"recipe": {"epochs": 2}}, {"dataset": "Yours"}, {"task": "detect"}]
+    "change",
+    [
+        {"split_hash": "other"},
+        {"sources_hash": "other"},
+        {"recipe": {"epochs": 2}},
+        {"dataset": "Yours"},
+        {"task": "detect"},
+    ],
 )
 def test_what_differs_in_images_or_recipe_is_never_in_one_table(tmp_path, change):
     one, other = make("IR", baseline=True), make("EMMA", **change)
@@ -144,9 +152,10 @@ def test_rows_of_the_paper_stand_beside_ours_and_are_never_marked():
 @pytest.mark.parametrize(
     "change",
     [
-        {"split": "train"},
-        {"split": "train-first-9"},
-        {"dataset": "Harvard", "split": "MRI-CT"},
+        {"parts": ("train",)},
+        {"parts": ("test", "train")},
+        {"parts": ()},
+        {"dataset": "Harvard", "parts": ("MRI-CT",)},
         {"dataset": "Mine"},
         {"dataset": "MSRS-sample"},
     ],

@@ -9,9 +9,9 @@ the caller's decision, :func:`grey_levels` is the usual one. Every metric return
     METRICS["MI"](infrared, visible, fused)                     # one metric; METRICS["MI"].unit is "nats"
 
 Every number is defined for every image: a correlation with a constant image is 0, differences of a single pixel are 0,
-VIF with a constant source is 1, Qabf without any edge is 0. Only where an image is smaller than the windows of a
-metric (41 x 41 for VIF, 7 x 7 for SSIM) that metric is nan, so that one tiny image does not stop a table: average with
-``nanmean`` and say how many counted.
+VIF with a constant source is 1, Qabf of black sources is 0 (any other constant has an edge where it meets the zero
+padding). Only where an image is smaller than the windows of a metric (41 x 41 for VIF, 7 x 7 for SSIM) that metric is
+nan, so that one tiny image does not stop a table: average with ``nanmean`` and say how many counted.
 
 Many pairs are best shared out among processes or threads that give torch one thread each (``torch.set_num_threads``).
 The metrics can be gamed, by the pixel-wise maximum for one: print the naive rows beside the methods.

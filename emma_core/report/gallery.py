@@ -15,6 +15,7 @@ from emma_core.errors import EmmaError, ImageError
 from emma_core.images import encode_preview, read_image
 from emma_core.manifest import MANIFEST, Manifest, Row, file_sha256, read_manifest
 from emma_core.report.tables import dataset_order, plain, row_order
+from emma_core.results import NAIVE_ROWS
 
 if TYPE_CHECKING:
     from emma_core.images import FloatImage
@@ -114,7 +115,7 @@ def _gallery(dataset: str, manifests: dict[Path, Manifest], examples: int) -> tu
 
 
 def _method_order(name: str) -> tuple[bool, int, bool, str]:
-    return row_order(name, baseline=name in {"mean", "max"})
+    return row_order(name, baseline=name in NAIVE_ROWS)
 
 
 def _common_keys(manifests: list[Manifest]) -> list[str]:

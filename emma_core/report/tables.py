@@ -319,12 +319,11 @@ def _published(result: Result) -> Published | None:
 def _comparable(result: Result) -> bool:
     """Tell whether the paper's figures may stand beside a part of a data set.
 
-    They are over test images of every kind: not beside a training part or one modality.
+    They are over test images of every kind: not beside any training image, nor one modality alone.
     """
     spec = declared(result.dataset)
-    parts = {part.name for part in spec.splits} if spec else set()
-    part = result.split.partition("-first-")[0]
-    return part not in parts - {"all", "test"}
+    declared_parts = {part.name for part in spec.splits} if spec else set()
+    return set(result.parts) == (declared_parts & {"test"} or declared_parts)
 
 
 def _table_order(table: Table) -> tuple[tuple[int, str], int, str, tuple[str, ...]]:

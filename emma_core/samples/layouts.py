@@ -76,6 +76,8 @@ def write_datasets(
 ) -> list[Path]:
     """Render sample data sets; see :func:`emma_core.samples.write_samples`."""
     names = [_known(name) for name in dict.fromkeys(datasets)]
+    if not names:
+        raise UsageError(f"No data set to render; expected {', '.join(SAMPLE_DATASETS)}")
     _check(pairs, seed, size)
     folders = []
     for name in dict.fromkeys(names):
@@ -100,8 +102,9 @@ def _claim(root: Path, seed: int, size: Size | None) -> None:
     mark = json.dumps({"rendered by": "emma-tasks sample-data", "seed": seed, "size": size}) + "\n"
     path = root / SAMPLE_MARK
     if path.exists():
-        if path.read_text("utf-8") != mark:
-            raise UsageError(f"{root}: holds samples of another seed or size ({path.read_text('utf-8').strip()})")
+        found = path.read_text("utf-8", errors="replace")
+        if found != mark:
+            raise UsageError(f"{root}: holds samples of another seed or size ({found.strip()[:100]})")
     elif root.exists() and any(root.iterdir()):
         raise UsageError(f"{root}: holds something else than samples; choose another folder for them")
     write_atomic(path, mark.encode())
