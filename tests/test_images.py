@@ -227,3 +227,39 @@ def test_any_corruption_is_read_or_refused_never_worse(tmp_path, data):
         assert image.ndim == 2
         assert np.isfinite(image).all()
         assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_16_bit_grey_with_alpha_keeps_its_depth(tmp_path):
+    import struct
+    import zlib
+
+    values = np.random.default_rng(1).integers(0, 65536, (6, 5)).astype(">u2")
+    rows = b"".join(b"\0" + np.dstack([line, np.full_like(line, 65535)]).astype(">u2").tobytes() for line in values)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 5, 6, 16, 4, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    image = read_image(write(tmp_path / "a.png", data))
+    np.testing.assert_allclose(image, values.astype(np.float64) / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_that_counts_from_white_is_not_inverted(tmp_path, dtype):
+    values = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (6, 5)).astype(dtype)
+    stored = np.iinfo(dtype).max - values
+    path = write(tmp_path / "a.tif", encoded(Image.fromarray(stored), "TIFF", tiffinfo={262: 0}))
+    if dtype == np.uint8:  # Pillow turns the values as it writes them
+        stored = np.asarray(Image.open(path))  # noqa: TID251 - an independent reader
+        np.testing.assert_array_equal(to_8bit(read_image(path)), stored)
+    else:
+        np.testing.assert_allclose(read_image(path), values / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("TIFF", "tif"), ("WEBP", "webp"), ("PNG", "png")])
+def test_several_pages_or_frames_are_refused(tmp_path, form, suffix):
+    frames = [Image.fromarray(EIGHT_BIT), Image.fromarray(255 - EIGHT_BIT)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="holds 2 pages or frames"):
+        read_image(write(tmp_path / f"a.{suffix}", data))
