@@ -16,6 +16,7 @@ import typer
 
 from emma_core import __distribution__, __version__, commands
 from emma_core.errors import EmmaError
+from emma_core.train_commands import train_app
 
 HELP = "Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone."
 
@@ -35,8 +36,9 @@ def build_app() -> typer.Typer:
     app.callback(help=HELP)(_options)
     for name, command in commands.COMMANDS.items():
         app.command(name)(command)
+    app.add_typer(train_app(), name="train")
     for entry in sorted(entry_points(group=TASKS), key=lambda entry: entry.name):
-        if entry.name in commands.COMMANDS:
+        if entry.name in {*commands.COMMANDS, "train"}:
             _complain(f"Warning: the task {entry.name!r} of {entry.value} is left out: a core command has that name")
             continue
         try:

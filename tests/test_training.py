@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import multiprocessing
 import os
@@ -25,19 +24,20 @@ from emma_core.checkpoint import load_sensing, load_ufuser, save_checkpoint
 from emma_core.config import SensingConfig, UFuserConfig, from_dict, read_toml, to_dict, write_toml
 from emma_core.engine import Engine
 from emma_core.equivariance import apply_all, draw
-from emma_core.errors import BusyError, DataError, EmmaError, UsageError
+from emma_core.errors import BusyError, DataError, UsageError
 from emma_core.manifest import locked
 from emma_core.models.ufuser import UFuser
 from emma_core.models.unet import SensingUNet
 from emma_core.stages import FuserStep, Sensing, freeze
+from emma_core.train_commands import train_app
 from emma_core.train_runs import FuserRun, RunOptions, Source, find_data, train_fuser, train_sensing
 from emma_core.training import BEST, CONFIG, LAST, STATE, SavePolicy, Stage, TrainingError, Validation, train
 from emma_core.training_config import (
     NOTHING,
     RECIPES,
     CropConfig,
-    FusionLoss,
     FuserTraining,
+    FusionLoss,
     Schedule,
     SensingTraining,
     TransformConfig,
@@ -49,9 +49,9 @@ from emma_core.training_state import StateError, load_state, save_state
 
 TINY = UFuserConfig((8, 8, 8, 8))
 TINY_SENSING = SensingConfig((4, 8))
-SET = TransformConfig(identity=True, shifts=2, rotations=1, angles=(10.0, 130.0), reflections=1)
-CROPS = CropConfig(size=32, flips=True, exposure=0.2)
-SHORT = Schedule(steps=12, batch=2, learning_rate=1e-3, clip=1.0, validate_epochs=3)
+SET = TransformConfig(identity=True, shifts=1, rotations=1, angles=(10.0, 130.0), reflections=0)
+CROPS = CropConfig(size=16, flips=True, exposure=0.2)
+SHORT = Schedule(steps=6, batch=2, learning_rate=1e-3, clip=1.0, validate_epochs=3)
 FUSER = FuserTraining(TINY, FusionLoss("l1+gradient", equivariance=2.0), SET, crops=CROPS, schedule=SHORT)
 SENSING = SensingTraining(TINY_SENSING, classical=("max",), crops=CROPS, schedule=SHORT)
 OFTEN = SavePolicy(steps=2, log_steps=1)
@@ -113,7 +113,7 @@ def results(folder: Path) -> dict[str, object]:
 
 def batch_of(size: int = 2) -> dict[str, torch.Tensor]:
     rng = stream(3, "batch")
-    return {name: torch.from_numpy(rng.random((size, 1, 32, 32), "float32")) for name in ("infrared", "visible")}
+    return {name: torch.from_numpy(rng.random((size, 1, 16, 16), "float32")) for name in ("infrared", "visible")}
 
 
 def fuser_step(training: FuserTraining, precision="fp32"):
@@ -133,7 +133,7 @@ def plain_loss(training, fuser, networks, batch, turn=0):
     """Equation 4 as one would write it."""
     distance, weights = losses.DISTANCES[training.loss.distance], training.loss
     fused = fuser(batch["infrared"], batch["visible"])
-    transformed = apply_all(draw(training.transforms, 32, 32, torch_stream(5, "transforms", turn)), fused)
+    transformed = apply_all(draw(training.transforms, 16, 16, torch_stream(5, "transforms", turn)), fused)
     again = fuser(networks[0](transformed), networks[1](transformed))
     return (
         weights.infrared * distance(networks[0](fused), batch["infrared"])
@@ -142,14 +142,14 @@ def plain_loss(training, fuser, networks, batch, turn=0):
     )
 
 
-@pytest.mark.parametrize("copies_at_once", [1, 2, 9])
+@pytest.mark.parametrize("copies_at_once", [1, 3])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("identity", [False, True])
 def test_the_step_computes_the_gradient_of_equation_4(copies_at_once, detach, identity):
     training = replace(
         FUSER,
         loss=replace(FUSER.loss, detach_target=detach),
-        transforms=replace(SET, identity=identity),
+        transforms=replace(SET, shifts=2, reflections=2, identity=identity),
         copies_at_once=copies_at_once,
     )
     fuser, _, networks, step = fuser_step(training)
@@ -168,7 +168,7 @@ def test_frozen_networks_answer_alike_and_keep_no_gradients():
     before = [
         parameter.clone() for network in (sensing.infrared, sensing.visible) for parameter in network.parameters()
     ]
-    x = torch.rand(2, 1, 32, 32, requires_grad=True)
+    x = torch.rand(2, 1, 16, 16, requires_grad=True)
     for frozen, network in zip((sensing.infrared, sensing.visible), networks, strict=True):
         torch.testing.assert_close(frozen(x), network(x), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(frozen.train()(x), network(x), rtol=1e-4, atol=1e-6)
@@ -203,33 +203,40 @@ def test_only_terms_with_a_weight_are_computed(name):
 # The loop
 
 
-def test_the_loss_of_both_stages_goes_down(world, tmp_path):
-    longer = replace(SHORT, steps=60, validate_epochs=20)
-    run_sensing(world, tmp_path / "sensing", replace(SENSING, schedule=longer))
-    stage_one = FUSER.warm(teacher=False)
-    run_fuser(world, tmp_path / "warm", replace(stage_one, schedule=longer))
-    run_fuser(world, tmp_path / "fuser", replace(FUSER, schedule=longer))
-    for name, factor in (("sensing", 0.8), ("warm", 0.7), ("fuser", 0.95)):
+def test_the_loss_of_all_stages_goes_down(world, tmp_path):
+    longer = Schedule(steps=60, batch=4, learning_rate=5e-3, validate_epochs=100)
+    policy = SavePolicy(log_steps=1)
+    run_sensing(world, tmp_path / "sensing", replace(SENSING, schedule=longer), policy=policy)
+    run_fuser(world, tmp_path / "warm", replace(FUSER.warm(teacher=False), schedule=longer), policy=policy)
+    for name in ("sensing", "warm"):
         found = [line["loss"] for line in read_log(tmp_path / name / LOG) if "loss" in line]
-        assert np.mean(found[-10:]) < factor * np.mean(found[:10]), name
+        assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5]), name
+    fuser, _, _, step = fuser_step(FUSER)
+    optimizer = torch.optim.Adam(fuser.parameters(), 3e-3)
+    found = []
+    for _ in range(15):  # on one batch: these sensing networks have learnt nothing that a fuser could use
+        optimizer.zero_grad()
+        found.append(step(batch_of(), 0)["loss"].item())
+        optimizer.step()
+    assert found[-1] < 0.95 * found[0]
 
 
 def test_a_run_leaves_what_it_promises(world, tmp_path):
     progress = run_fuser(world, tmp_path / "run")
     folder = tmp_path / "run"
-    assert progress.step == 12
+    assert progress.step == 6
     assert {CONFIG, STATE, BEST, LAST, LOG, "pictures"} <= {file.name for file in folder.iterdir()}
     assert list(folder.glob("events.out.tfevents.*"))
     network, info = load_ufuser(folder / LAST)
     assert network.config == TINY
     assert info.recipe == "test"
     assert info.provenance["data"] == "mine: 8 pairs"
-    assert info.provenance["step"] == "12"
+    assert info.provenance["step"] == "6"
     record = read_toml(folder / CONFIG, FuserRun)
     assert record.training == FUSER
     assert record.infrared_sensing == load_sensing(world / "Ai.safetensors")[1].sha256
     lines = read_log(folder / LOG)
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
     validations = [line["validation"] for line in lines if "validation" in line]
     assert set(validations[0]) == {"EN", "SD", "AG", "MI", "VIF", "Qabf", "score"}
     assert progress.best == max(each["score"] for each in validations)
@@ -244,8 +251,9 @@ def test_sensing_is_validated_beside_predictors_that_know_nothing(world, tmp_pat
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(world, tmp_path):
+    short = replace(FUSER, schedule=replace(SHORT, steps=2))
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
-        run_fuser(world, tmp_path / name, seed=seed)
+        run_fuser(world, tmp_path / name, short, seed=seed)
     assert results(tmp_path / "one") == results(tmp_path / "again")
     assert (tmp_path / "one" / LAST).read_bytes() != (tmp_path / "other" / LAST).read_bytes()
 
@@ -271,15 +279,15 @@ def test_the_rate_is_halved_as_the_paper_says(world, tmp_path):
 
 # Killed and resumed
 
-SLOWLY = Schedule(steps=24, batch=2, learning_rate=1e-3, validate_epochs=3)
+SLOWLY = Schedule(steps=9, batch=2, learning_rate=1e-3, validate_epochs=3)
 
 
 def _child(kind: str, root: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     if kind == "fuser":
-        run_fuser(root, folder, replace(FUSER, schedule=SLOWLY), policy=SavePolicy(steps=5, log_steps=1))
+        run_fuser(root, folder, replace(FUSER, schedule=SLOWLY), policy=SavePolicy(steps=2, log_steps=1))
     else:
-        run_sensing(root, folder, replace(SENSING, schedule=SLOWLY), policy=SavePolicy(steps=5, log_steps=1))
+        run_sensing(root, folder, replace(SENSING, schedule=SLOWLY), policy=SavePolicy(steps=2, log_steps=1))
 
 
 def steps_logged(folder: Path) -> int:
@@ -290,7 +298,7 @@ def steps_logged(folder: Path) -> int:
 def processes():
     """Real processes that start quickly, because their common parent has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_training"])
+    context.set_forkserver_preload(["emma_core.train_runs", "accelerate", "torch.utils.tensorboard"])
     return context
 
 
@@ -298,7 +306,7 @@ def processes():
 def test_killed_at_any_step_and_resumed_equals_never_stopped(kind, world, tmp_path, processes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _child(kind, world, whole)
-    for goal in sorted(np.random.default_rng(os.getpid()).choice(22, 3, replace=False) + 1):
+    for goal in sorted(np.random.default_rng(os.getpid()).choice(7, 2, replace=False) + 1):
         process = processes.Process(target=_child, args=(kind, world, killed))
         process.start()
         deadline = time.monotonic() + 60
@@ -313,21 +321,21 @@ def test_killed_at_any_step_and_resumed_equals_never_stopped(kind, world, tmp_pa
 
 
 def test_a_finished_run_is_left_alone(world, tmp_path):
-    run_fuser(world, tmp_path / "run")
+    run_sensing(world, tmp_path / "run")
     before = results(tmp_path / "run")
-    assert run_fuser(world, tmp_path / "run").step == 12
+    assert run_sensing(world, tmp_path / "run").step == 6
     assert results(tmp_path / "run") == before
 
 
 def test_another_configuration_is_refused_and_named(world, tmp_path):
-    run_fuser(world, tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"another configuration \(training.loss.equivariance: 2.0, now 3.0\)"):
-        run_fuser(world, tmp_path / "run", replace(FUSER, loss=replace(FUSER.loss, equivariance=3.0)))
-    with pytest.raises(TrainingError, match=r"seed: 0, now 4"):
-        run_fuser(world, tmp_path / "run", seed=4)
+    run_sensing(world, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"another configuration \(training.distance: 'l1', now 'mse'\)"):
+        run_sensing(world, tmp_path / "run", replace(SENSING, distance="mse"))
+    with pytest.raises(TrainingError, match=r"another configuration .* and \d+ more"):
+        run_fuser(world, tmp_path / "run")
     (tmp_path / "run" / CONFIG).unlink()
     with pytest.raises(TrainingError, match=r"no config.toml"):
-        run_fuser(world, tmp_path / "run")
+        run_sensing(world, tmp_path / "run")
 
 
 def test_two_processes_in_one_folder_are_refused(world, tmp_path):
@@ -351,7 +359,7 @@ def odd_stage(loss_at, steps=300, gradient=1.0) -> Stage:
 
     def step(batch, turn):
         value = torch.tensor(loss_at(turn))
-        module.weight.grad = torch.tensor(gradient if turn < 50 else gradient * 1.0)
+        module.weight.grad = torch.tensor(gradient)
         return {"loss": value}
 
     def save(path, about):
@@ -365,7 +373,7 @@ def odd_stage(loss_at, steps=300, gradient=1.0) -> Stage:
         optimizer=torch.optim.SGD(module.parameters(), 1e-3),
         steps=steps,
         rate=lambda _: 1e-3,
-        batches=lambda start: iter(lambda: torch.zeros(1), None),
+        batches=lambda _: iter(lambda: torch.zeros(1), None),
         step=step,
         validate=lambda: Validation({}, 1.0),
         validate_steps=10,
@@ -378,7 +386,7 @@ def odd_stage(loss_at, steps=300, gradient=1.0) -> Stage:
     [
         (odd_stage(lambda turn: math.nan if turn == 25 else 1.0), "stopped at step 26, the loss is nan"),
         (odd_stage(lambda turn: math.inf if turn == 25 else 1.0), "stopped at step 26, the loss is inf"),
-        (odd_stage(lambda turn: 1.0, gradient=math.nan), "stopped at step 1, the loss is 1.0, the norm .* nan"),
+        (odd_stage(lambda _: 1.0, gradient=math.nan), "stopped at step 1, the loss is 1.0, the norm .* nan"),
         (odd_stage(lambda turn: 1.0 if turn < 150 else 500.0), r"stopped at step 15\d, the loss rose from 1 to 1\d"),
     ],
     ids=["nan", "inf", "gradient", "diverging"],
@@ -398,20 +406,20 @@ def test_a_broken_loss_stops_in_one_line_and_keeps_the_last_good_state(stage, sa
 
 
 def test_a_damaged_state_is_said(world, tmp_path):
-    run_fuser(world, tmp_path / "run")
+    run_sensing(world, tmp_path / "run")
     whole = (tmp_path / "run" / STATE).read_bytes()
     for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
         (tmp_path / "run" / STATE).write_bytes(damaged)
         with pytest.raises(StateError, match="not a training state"):
-            run_fuser(world, tmp_path / "run")
+            run_sensing(world, tmp_path / "run")
 
 
 def test_a_state_of_another_network_is_refused(world, tmp_path):
-    run_fuser(world, tmp_path / "run")
+    run_fuser(world, tmp_path / "run", replace(FUSER, schedule=replace(SHORT, steps=1)))
     run_sensing(world, tmp_path / "other")
     (tmp_path / "run" / STATE).write_bytes((tmp_path / "other" / STATE).read_bytes())
     with pytest.raises(StateError, match="does not fit the network"):
-        run_fuser(world, tmp_path / "run")
+        run_fuser(world, tmp_path / "run", replace(FUSER, schedule=replace(SHORT, steps=1)))
 
 
 def test_states_come_back_as_they_were(tmp_path):
@@ -434,7 +442,7 @@ def test_sensing_networks_are_asked_for_where_they_are_needed(world, tmp_path):
 
 
 def test_the_warm_start_runs_first_and_its_weights_are_taken(world, tmp_path):
-    short = replace(SHORT, steps=3)
+    short = replace(SHORT, steps=2)
     training = replace(FUSER, warm_start=True, warm_start_schedule=short, schedule=replace(short, learning_rate=1e-12))
     run_fuser(world, tmp_path / "run", training)
     one, other = (load_ufuser(folder / LAST)[0] for folder in (tmp_path / "run" / "warm-start", tmp_path / "run"))
@@ -445,7 +453,7 @@ def test_the_warm_start_runs_first_and_its_weights_are_taken(world, tmp_path):
 
 
 def test_the_warm_start_prefers_a_teacher(world, tmp_path):
-    short = replace(SHORT, steps=3)
+    short = replace(SHORT, steps=2)
     training = replace(FUSER, warm_start=True, warm_start_schedule=short, schedule=short)
     data = data_of(world, teachers=[("visible", world / "vi")])
     options = RunOptions("test", tmp_path / "run", quiet=True)
@@ -459,7 +467,7 @@ def test_the_warm_start_prefers_a_teacher(world, tmp_path):
 
 def test_recipes_are_those_of_the_protocol():
     paper, released = training_recipe("paper"), training_recipe("Released")
-    assert to_dict(paper.fuser.loss) | {} == to_dict(FusionLoss("l1", 1.0, 1.0, 10.0))
+    assert paper.fuser.loss == FusionLoss("l1", infrared=1.0, visible=1.0, equivariance=10.0)
     assert paper.sensing.distance == "l1"
     assert paper.fuser.schedule == Schedule(epochs=100, batch=8, learning_rate=1e-4, decay_epochs=20, decay=0.5)
     assert (paper.fuser.crops.size, paper.fuser.crops.placing) == (128, "random")
@@ -516,40 +524,25 @@ def test_trainings_that_would_train_nothing_are_refused(change):
 # The command line
 
 
-def command(*arguments: object, cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from emma_core.train_commands import train_app; train_app()(sys.argv[1:])"
-    start = [sys.executable, *(launcher or ("-c", code))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*start, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environment,
-    )
-
-
-def test_both_stages_from_the_command_line(world, tmp_path):
+def test_all_stages_from_the_command_line(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text("network.channels = [4, 8]\ncrops.size = 32\n")
     (tmp_path / "skip.txt").write_text("000\n001\n")
     common = ["--data", f"mine={world / 'ir'},{world / 'vi'}", "--recipe", "quick", "--held-out", "2"]
-    common += ["--device", "cpu", "--exclude-file", f"mine={tmp_path / 'skip.txt'}", "--steps", "2"]
-    told = command("sensing", "--modality", "ir", *common, "--dry-run", cwd=tmp_path)
-    assert "Would train a ir sensing network by recipe quick for 2 steps on 4 pairs" in told.stdout
+    common += ["--device", "cpu", "--exclude-file", "mine=skip.txt", "--steps", "2"]
+
+    def run(*arguments: str) -> str:
+        train_app()([*arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    sensing = ["sensing", "--modality", "ir", *common, "--config", "small.toml", "--teacher", "max"]
+    assert "Would train a ir sensing network by recipe quick for 2 steps on 4 pairs" in run(*sensing, "--dry-run")
     assert not (tmp_path / "runs").exists()
-    sensing = command(
-        "sensing", "--modality", "ir", *common, "--config", "small.toml", "--teacher", "max", cwd=tmp_path
-    )
-    assert sensing.returncode == 0, sensing.stderr
-    weights = tmp_path / "runs/train/sensing-ir-quick/best.safetensors"
-    assert str(weights.relative_to(tmp_path)) in sensing.stdout
-    fuser = command(
-        "fuser", *common, "--sensing-ir", weights, "--sensing-vis", weights, "--no-warm-start", cwd=tmp_path
-    )
-    assert fuser.returncode == 0, fuser.stderr
-    assert load_ufuser(tmp_path / "runs/train/fuser-quick/last.safetensors")[1].recipe == "quick"
+    weights = "runs/train/sensing-ir-quick/best.safetensors"
+    assert weights in run(*sensing)
+    assert load_sensing(Path(weights))[0].config == SensingConfig((4, 8))
+    run("fuser", *common, "--sensing-ir", weights, "--sensing-vis", weights, "--no-warm-start")
+    assert load_ufuser(Path("runs/train/fuser-quick/last.safetensors"))[1].recipe == "quick"
 
 
 @pytest.mark.parametrize(
@@ -564,8 +557,6 @@ def test_both_stages_from_the_command_line(world, tmp_path):
     ],
 )
 def test_requests_that_make_no_sense_are_refused(options, said, tmp_path, monkeypatch):
-    from emma_core.train_commands import train_app
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=re.escape(said)):
         train_app()(["sensing", "--modality", "ir", *options], standalone_mode=False)
@@ -577,6 +568,7 @@ def test_an_exclusion_that_excludes_nothing_is_an_error(world, tmp_path):
         find_data([Source("mine", folders=(world / "ir", world / "vi"), exclude_file=tmp_path / "skip.txt")])
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(world, tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
@@ -590,13 +582,13 @@ def test_two_processes_train_as_one_with_twice_the_batch(world, tmp_path):
         "root, out = map(Path, sys.argv[1:])\n"
         "run_fuser(root, out, replace(FUSER, transforms=one, schedule=schedule), engine=engine)\n"
     )
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script))
-    done = command(world, tmp_path / "two", cwd=tmp_path, launcher=launcher)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [*launcher, str(script), str(world), str(tmp_path / "two")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     one = TransformConfig(identity=True, shifts=0, rotations=0, reflections=0)
     run_fuser(world, tmp_path / "one", replace(FUSER, transforms=one, schedule=replace(SHORT, steps=2, batch=4)))
     found, wanted = (load_ufuser(tmp_path / name / LAST)[0].state_dict() for name in ("two", "one"))
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4)
-    with contextlib.suppress(EmmaError):
-        assert steps_logged(tmp_path / "two") == 2
+    assert steps_logged(tmp_path / "two") == 2

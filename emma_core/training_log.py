@@ -1,0 +1,125 @@
+"""What a training run tells: ``log.jsonl``, TensorBoard, pictures, and a line or a bar for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from emma_core.images import write_atomic, write_image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Self
+
+    from emma_core.images import FloatImage
+
+LOG, PICTURES = "log.jsonl", "pictures"
+LINE_SECONDS = 60
+"""Time between two lines where there is no terminal for a bar."""
+
+
+class TrainingLog:
+    """The record of one run. A run that goes on from step n drops what was written after step n."""
+
+    def __init__(self, folder: Path, step: int, steps: int, title: str, *, quiet: bool = False) -> None:
+        """Open the log of a run in its folder.
+
+        Args:
+            folder: of the run.
+            step: number of steps that are done.
+            steps: number of steps in all.
+            title: for the bar.
+            quiet: whether nothing is shown.
+        """
+        self._folder, self._first, self._steps, self._title, self._quiet = folder, step, steps, title, quiet
+        self._stack = ExitStack()
+        self._said = self._begun = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        """Cut the log back, and open it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = self._folder / LOG
+        _rewind(path, self._first)
+        self._stream = self._stack.enter_context(path.open("a", encoding="utf-8"))
+        self._board = self._stack.enter_context(SummaryWriter(str(self._folder), purge_step=self._first + 1))
+        self._open_bar()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the numbers of a step."""
+        self._write({"step": step, **values, "seconds": round(time.perf_counter() - self._begun, 3)})
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def validation(self, step: int, values: Mapping[str, float], picture: FloatImage | None) -> None:
+        """Write the numbers of a validation, and its picture, (H, W) in [0, 1]."""
+        self._write({"step": step, "validation": dict(values)})
+        for name, value in values.items():
+            self._board.add_scalar(f"validation/{name}", value, step)
+        if picture is not None:
+            write_image(self._folder / PICTURES / f"step-{step:06d}.png", picture)
+            self._board.add_image("validation", picture, step, dataformats="HW")
+        self._board.flush()
+        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def tick(self, step: int, loss: float) -> None:
+        """Show how far the run is."""
+        now = time.perf_counter()
+        rate = (step - self._first) / (now - self._begun)
+        self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+        if self._bar.disable and now - self._said >= LINE_SECONDS:
+            self._said = now
+            left = (self._steps - step) / rate / 60
+            self.say(f"step {step} of {self._steps}: loss {loss:.4g}, {rate:.2f} steps a second, {left:.0f} min left")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._quiet:
+            self._bar.console.print(f"{self._title}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _open_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, quiet=self._quiet)
+        columns: list[Any] = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}, {task.fields[rate]:.2f} steps/s"),
+            TimeRemainingColumn(),
+        ]
+        bar = Progress(*columns, console=console, transient=True, disable=self._quiet or not console.is_terminal)
+        self._bar = self._stack.enter_context(bar)
+        self._task = self._bar.add_task(
+            self._title, total=self._steps, completed=self._first, loss=math.nan, rate=math.nan
+        )
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(content) + "\n")
+        self._stream.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a ``log.jsonl``; half a line, left by a killed process, is not counted."""
+    lines = []
+    if path.exists():
+        for text in path.read_text("utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def _rewind(path: Path, step: int) -> None:
+    kept = [line for line in read_log(path) if line["step"] <= step]
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

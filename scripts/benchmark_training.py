@@ -1,0 +1,192 @@
+"""Time one step of stage III by recipe ``released`` beside a plain loop that computes the same gradient.
+
+    python scripts/benchmark_training.py [--precision fp32] [--batch 4] [--crop 128] [--steps 3] [--threads N]
+
+The plain loop is written as one would: the sensing networks in evaluation mode but with gradients, the ten copies
+concatenated on the batch, one loss, one backward pass, memory in the usual order, and in the fuser every convolution
+of the Restormer as its paper writes it. Each loop runs in a process of its own, from the same weights on the same
+data; they take turns, so that whatever else the machine does hits both, and must agree on the loss and the norm of the
+gradient. Prints the ratio of the median times and of the peak memory: of the process on a CPU, of the allocator on a
+GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+
+from emma_core.chance import seeded, stream, torch_stream
+from emma_core.engine import Engine
+from emma_core.equivariance import apply_all, draw
+from emma_core.losses import l1_and_gradient
+from emma_core.models.ufuser import ChannelAttention, GatedFeedForward, UFuser
+from emma_core.models.unet import SensingUNet
+from emma_core.stages import FuserStep, Sensing, freeze
+from emma_core.training_config import training_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    Batch = dict[str, torch.Tensor]
+    Step = Callable[[Batch, int], float]
+
+SEED = 7
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
+RECIPE = training_recipe("released")
+
+
+def networks() -> tuple[UFuser, SensingUNet, SensingUNet]:
+    """Build the fuser and both sensing networks of the recipe, with the weights that the seed gives."""
+    with seeded(SEED, "benchmark"):
+        fuser = UFuser(RECIPE.fuser.network)
+        return fuser, SensingUNet(RECIPE.sensing.network).eval(), SensingUNet(RECIPE.sensing.network).eval()
+
+
+def noise_batch(batch: int, crop: int, device: torch.device) -> Batch:
+    """Draw noise in place of images: (batch, 1, crop, crop) each. The time does not depend on what they show."""
+    rng = stream(SEED, "noise")
+    return {
+        name: torch.from_numpy(rng.random((batch, 1, crop, crop), "float32")).to(device)
+        for name in ("infrared", "visible")
+    }
+
+
+def plain_attention(self: ChannelAttention, x: torch.Tensor) -> torch.Tensor:
+    """Restormer, 3.1, one operation after the other."""
+    heads = self.qkv_spatial(self.qkv(x)).flatten(2).unflatten(1, (3, self.heads, -1))
+    query, key, value = F.normalize(heads[:, 0], dim=-1), F.normalize(heads[:, 1], dim=-1), heads[:, 2]
+    weights = (query @ key.mT * self.temperature).softmax(-1)
+    projected: torch.Tensor = self.project((weights @ value).flatten(1, 2).view_as(x))
+    return projected
+
+
+def plain_feed_forward(self: GatedFeedForward, x: torch.Tensor) -> torch.Tensor:
+    """Restormer, 3.2, one operation after the other."""
+    gate, content = self.spatial(F.pad(self.expand(x), (1, 1, 1, 1), mode="reflect")).chunk(2, dim=1)
+    projected: torch.Tensor = self.project(F.gelu(gate) * content)
+    return projected
+
+
+def plain_step(engine: Engine) -> tuple[nn.Module, Step]:
+    """Make the step of a plain loop."""
+    ChannelAttention.forward = plain_attention  # type: ignore[method-assign]
+    GatedFeedForward.forward = plain_feed_forward  # type: ignore[method-assign]
+    fuser, infrared, visible = (
+        network.to(engine.device).to(memory_format=torch.contiguous_format) for network in networks()
+    )
+    weights = RECIPE.fuser.loss
+
+    def step(batch: Batch, turn: int) -> float:
+        with engine.autocast():
+            fused = fuser(batch["infrared"], batch["visible"]).float()
+            height, width = fused.shape[-2:]
+            transforms = draw(RECIPE.fuser.transforms, height, width, torch_stream(SEED, "transforms", turn))
+            copies = apply_all(transforms, fused)
+            again = fuser(infrared(copies), visible(copies))
+            sensed = infrared(fused), visible(fused)
+        loss = weights.infrared * l1_and_gradient(sensed[0], batch["infrared"])
+        loss = loss + weights.visible * l1_and_gradient(sensed[1], batch["visible"])
+        loss = loss + weights.equivariance * l1_and_gradient(again, copies)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    return fuser, step
+
+
+def library_step(engine: Engine, copies_at_once: int | None) -> tuple[nn.Module, Step]:
+    """Make the library's step."""
+    fuser, infrared, visible = networks()
+    training = replace(RECIPE.fuser, copies_at_once=copies_at_once or RECIPE.fuser.copies_at_once)
+    sensing = Sensing(*(freeze(network, engine.dtype).to(engine.device) for network in (infrared, visible)))
+    step = FuserStep(fuser.to(engine.device), sensing, training, engine, SEED)
+    return fuser, lambda batch, turn: step(batch, turn)["loss"].item()
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Do a step for every line that comes in, and answer with what it took."""
+    engine = Engine(options.device, options.precision)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    plain = options.loop == "plain"
+    fuser, step = plain_step(engine) if plain else library_step(engine, options.copies_at_once)
+    optimizer = torch.optim.Adam(fuser.parameters(), RECIPE.fuser.schedule.learning_rate)
+    batch = noise_batch(options.batch, options.crop, engine.device)
+    for turn, _ in enumerate(sys.stdin):
+        begun = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = step(batch, turn)
+        norm = torch.nn.utils.clip_grad_norm_(fuser.parameters(), math.inf).item()
+        optimizer.step()
+        answer = {"seconds": time.perf_counter() - begun, "memory": peak_memory(engine), "loss": loss, "norm": norm}
+        print(json.dumps(answer), flush=True)
+
+
+def peak_memory(engine: Engine) -> float:
+    """Return the most memory that was in use so far [MiB]."""
+    if engine.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def take_turns(steps: int) -> dict[str, list[dict[str, float]]]:
+    """Let both loops do one step after the other."""
+    found: dict[str, list[dict[str, float]]] = {"plain": [], "library": []}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    loops: dict[str, Any] = {
+        name: subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--loop", name], **pipes) for name in found
+    }
+    for _ in range(steps):
+        for name, process in loops.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            found[name].append(json.loads(process.stdout.readline()))
+    for process in loops.values():
+        process.communicate()
+    return found
+
+
+def main() -> int:
+    """Run both loops and compare; exit status 1 where they compute different things."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch", type=int, default=RECIPE.fuser.schedule.batch, help="pairs in a step")
+    parser.add_argument("--crop", type=int, default=RECIPE.fuser.crops.size, help="side of a crop in pixels")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--copies-at-once", type=int, help="transformed copies in memory together")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--loop", choices=("plain", "library"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.loop:
+        serve(options)
+        return 0
+    found = take_turns(options.steps + 1)
+    seconds = {name: statistics.median(each["seconds"] for each in turns[1:]) for name, turns in found.items()}
+    memory = {name: turns[-1]["memory"] for name, turns in found.items()}
+    for name, turns in found.items():
+        first = f"loss {turns[0]['loss']:.5f}, gradient {turns[0]['norm']:.5f}"
+        print(f"{name:8} {seconds[name]:7.2f} s a step {memory[name]:7.0f} MiB   first step: {first}")
+    faster, smaller = seconds["plain"] / seconds["library"], memory["library"] / memory["plain"]
+    print(f"batch {options.batch}, crop {options.crop}, {options.precision}, {torch.get_num_threads()} threads:")
+    print(f"{faster:.2f} times faster, {smaller:.2f} of the memory")
+    firsts = [(found["plain"][0][key], found["library"][0][key]) for key in ("loss", "norm")]
+    equal = all(math.isclose(*pair, rel_tol=TOLERANCE[options.precision]) for pair in firsts)
+    print("Both computed the same." if equal else "They computed DIFFERENT things.")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
