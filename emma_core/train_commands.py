@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emma_core.engine import Engine
     from emma_core.train_runs import RunOptions, Source, TrainingData
     from emma_core.training import Progress
-    from emma_core.training_config import FuserTraining, SensingTraining
+    from emma_core.training_config import FuserTraining, SensingTraining, TrainingRecipe
 
 Data = Annotated[
     list[str], typer.Option(help="NAME=ROOT of a data set, or NAME=IR_DIR,VIS_DIR of your own (repeatable).")
@@ -37,6 +37,9 @@ Teachers = Annotated[
 ]
 Recipe = Annotated[str, typer.Option(help="paper, released, cpu, quick, or ablation-I to ablation-V.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file whose values replace the recipe's.")]
+WarmStart = Annotated[
+    bool | None, typer.Option("--warm-start/--no-warm-start", help="Stage I first: towards --teacher, or a plain loss.")
+]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
 HeldOut = Annotated[int, typer.Option(min=1, help="Pairs that are validated on, and not trained on.")]
@@ -75,20 +78,15 @@ def sensing(
 
     Example: emma-tasks train sensing --modality ir --data MSRS=~/data/MSRS --teacher SeAFusion=~/fused/SeAFusion
     """
-    from emma_core.train_runs import MODALITIES, find_data, train_sensing
-    from emma_core.training_config import training_recipe
+    from emma_core.train_runs import MODALITIES, train_sensing
 
     if modality not in MODALITIES:
         raise UsageError(f"Unknown modality {modality!r}; expected ir or vis")
-    chosen = _changed(training_recipe(recipe).sensing, config, epochs, steps, precision)
     folders, rules = _teachers(teacher)
-    if folders or rules:
-        chosen = replace(chosen, classical=rules)
+    chosen = _changed(_recipe(recipe).sensing, config, epochs, steps, precision)
+    chosen = replace(chosen, classical=rules) if folders or rules else chosen
     options = _options(out or Path(f"runs/train/sensing-{modality}-{recipe}"), recipe, seed, workers, save_seconds)
-    sources = _sources(data, split_file, exclude_file)
-    with _reading() as on_scene:
-        taught = bool(folders) and not rules
-        found = find_data(sources, folders, held_out=held_out, taught=taught, on_scene=on_scene)
+    found = _read(_sources(data, split_file, exclude_file), folders, held_out, taught=bool(folders) and not rules)
     if dry_run:
         _foretell(f"a {modality} sensing network", found, chosen, options)
         return
@@ -105,10 +103,7 @@ def fuser(
     teacher: Teachers = None,
     recipe: Recipe = "paper",
     config: Config = None,
-    warm_start: Annotated[
-        bool | None,
-        typer.Option("--warm-start/--no-warm-start", help="Stage I first: towards --teacher, or a plain loss."),
-    ] = None,
+    warm_start: WarmStart = None,
     initial: Annotated[Path | None, typer.Option(help="Weights of a fuser to begin with.")] = None,
     epochs: Epochs = None,
     steps: Steps = None,
@@ -126,25 +121,19 @@ def fuser(
     Example: emma-tasks train fuser --data MSRS=~/data/MSRS --sensing-ir runs/train/sensing-ir-paper/best.safetensors
     --sensing-vis runs/train/sensing-vis-paper/best.safetensors
     """
-    from emma_core.train_runs import find_data, train_fuser
-    from emma_core.training_config import training_recipe
+    from emma_core.train_runs import train_fuser
 
-    if (sensing_ir is None) != (sensing_vis is None):
-        raise UsageError("--sensing-ir and --sensing-vis go together: give both")
-    chosen = _changed(training_recipe(recipe).fuser, config, epochs, steps, precision)
-    if warm_start is not None:
-        chosen = replace(chosen, warm_start=warm_start)
     folders, rules = _teachers(teacher)
     if rules:
         raise UsageError(f"--teacher {rules[0]}: the warm start takes NAME=DIR; fuse with: emma-tasks fuse-dataset")
+    chosen = _changed(_recipe(recipe).fuser, config, epochs, steps, precision)
+    chosen = replace(chosen, warm_start=chosen.warm_start if warm_start is None else warm_start)
     options = _options(out or Path(f"runs/train/fuser-{recipe}"), recipe, seed, workers, save_seconds)
-    with _reading() as on_scene:
-        sources = _sources(data, split_file, exclude_file)
-        found = find_data(sources, folders, held_out=held_out, on_scene=on_scene)
+    networks = _both(sensing_ir, sensing_vis)
+    found = _read(_sources(data, split_file, exclude_file), folders, held_out, taught=False)
     if dry_run:
         _foretell("a fuser", found, chosen, options)
         return
-    networks = (sensing_ir, sensing_vis) if sensing_ir and sensing_vis else None
     with _running(device, chosen, options, found) as engine:
         _report(train_fuser(engine, chosen, found, options, sensing=networks, initial=initial), engine, options)
 
@@ -225,12 +214,26 @@ def _options(folder: Path, recipe: str, seed: int, workers: int, save_seconds: f
     return RunOptions(recipe, folder, seed, workers, SavePolicy(seconds=save_seconds))
 
 
-@contextlib.contextmanager
-def _reading() -> Iterator[Any]:
+def _recipe(name: str) -> TrainingRecipe:
+    from emma_core.training_config import training_recipe
+
+    return training_recipe(name)
+
+
+def _both(infrared: Path | None, visible: Path | None) -> tuple[Path, Path] | None:
+    if infrared and visible:
+        return infrared, visible
+    if infrared or visible:
+        raise UsageError("--sensing-ir and --sensing-vis go together: give both")
+    return None
+
+
+def _read(sources: list[Source], teachers: list[tuple[str, Path]], held_out: int, *, taught: bool) -> TrainingData:
     from emma_core.commands import _progress
+    from emma_core.train_runs import find_data
 
     with _progress("Reading pairs", None) as advance:
-        yield advance
+        return find_data(sources, teachers, held_out=held_out, taught=taught, on_scene=advance)
 
 
 @contextlib.contextmanager

@@ -226,15 +226,9 @@ def train_fuser(
         How stage III went; weights are in ``best.safetensors`` and ``last.safetensors`` of the folder.
 
     Raises:
-        UsageError: sensing networks are needed, and not given.
-        EmmaError: see :func:`emma_core.training.train`.
+        EmmaError: sensing networks are needed, and not given; otherwise see :func:`emma_core.training.train`.
     """
-    if training.loss.senses and not sensing:
-        raise UsageError(
-            "The fuser learns through sensing networks: give --sensing-ir FILE and --sensing-vis FILE. "
-            "Train them with: emma-tasks train sensing --modality ir (and vis)"
-        )
-    networks = [_read(load_sensing, path) for path in sensing or ()] or [Weights(), Weights()]
+    networks = _sensing_networks(training, sensing)
     start = _read(load_ufuser, initial) if initial else Weights()
     if training.warm_start:
         start = _warm_start(engine, training, data, options, start)
@@ -249,6 +243,15 @@ def train_fuser(
         initial=cast("UFuser | None", start.network),
     )
     return train(stage, options.folder, engine, policy=options.policy, quiet=options.quiet)
+
+
+def _sensing_networks(training: FuserTraining, paths: tuple[Path, Path] | None) -> list[Weights]:
+    if training.loss.senses and not paths:
+        raise UsageError(
+            "The fuser learns through sensing networks: give --sensing-ir FILE and --sensing-vis FILE. "
+            "Train them with: emma-tasks train sensing --modality ir (and vis)"
+        )
+    return [_read(load_sensing, path) for path in paths or ()] or [Weights(), Weights()]
 
 
 def _warm_start(

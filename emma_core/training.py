@@ -153,12 +153,10 @@ def train(
 
     Raises:
         BusyError: another process works in the folder.
-        TrainingError: the folder belongs to another run, or the loss is no number or diverges; the last good
-            state and checkpoints are kept.
+        TrainingError: the folder belongs to another run, or the loss is no number or diverges; what was good is kept.
     """
     with _opened(stage, folder, engine) as progress, _log(stage, folder, engine, progress, quiet) as log:
-        batches = stage.batches(progress.step) if progress.step < stage.steps else iter(())
-        saved = time.perf_counter()
+        batches, saved = stage.batches(progress.step), time.perf_counter()
         while progress.step < stage.steps:
             rate = stage.rate(progress.step)
             for group in stage.optimizer.param_groups:
@@ -168,17 +166,20 @@ def train(
             progress.step += 1
             if log:
                 log.tick(progress.step, values["loss"])
-            if log and (progress.step % policy.log_steps == 0 or progress.step == stage.steps):
-                log.step(progress.step, {**values, "rate": rate})
-            checked = progress.step % stage.validate_steps == 0 or progress.step == stage.steps
-            if log and checked:
-                _validate(stage, folder, progress, log)
-            due = policy.steps is not None and progress.step % policy.steps == 0
-            if log and (checked or due or time.perf_counter() - saved > policy.seconds):
-                _save(stage, folder, progress)
-                saved = time.perf_counter()
+                if _due(progress.step, stage.steps, policy.log_steps):
+                    log.step(progress.step, {**values, "rate": rate})
+                if checked := _due(progress.step, stage.steps, stage.validate_steps):
+                    _validate(stage, folder, progress, log)
+                late = time.perf_counter() - saved > policy.seconds
+                if checked or late or (policy.steps and _due(progress.step, stage.steps, policy.steps)):
+                    _save(stage, folder, progress)
+                    saved = time.perf_counter()
         engine.wait()
     return progress
+
+
+def _due(step: int, steps: int, every: int) -> bool:
+    return step % every == 0 or step == steps
 
 
 def _backward(stage: Stage, engine: Engine, batches: Iterator[Any], progress: Progress) -> dict[str, float]:

@@ -214,11 +214,11 @@ def test_the_loss_of_all_stages_goes_down(world, tmp_path):
     fuser, _, _, step = fuser_step(FUSER)
     optimizer = torch.optim.Adam(fuser.parameters(), 3e-3)
     found = []
-    for _ in range(15):  # on one batch: these sensing networks have learnt nothing that a fuser could use
+    for _ in range(8):  # on one batch: these sensing networks have learnt nothing that a fuser could use
         optimizer.zero_grad()
         found.append(step(batch_of(), 0)["loss"].item())
         optimizer.step()
-    assert found[-1] < 0.95 * found[0]
+    assert found[-1] < 0.97 * found[0]
 
 
 def test_a_run_leaves_what_it_promises(world, tmp_path):
