@@ -173,8 +173,8 @@ def test_bfloat16_stays_close():
     with torch.inference_mode():
         exact = network(*pair)
         coarse = network.bfloat16()(*(image.bfloat16() for image in pair))
-    assert coarse.dtype == torch.bfloat16
-    assert (coarse.float() - exact).abs().max() < 0.02
+    assert coarse.dtype == torch.float32  # or its values would come in steps of a grey level
+    assert (coarse - exact).abs().max() < 0.02
 
 
 def test_ufuser_blocks_can_be_exported():

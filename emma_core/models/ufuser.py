@@ -73,7 +73,7 @@ class UFuser(nn.Module):
             visible: luma, of the same shape.
 
         Returns:
-            The fused luma, (B, 1, H, W) in (0, 1).
+            The fused luma, (B, 1, H, W) in (0, 1), at least float32 whatever the network computes in.
 
         Raises:
             UsageError: the sides do not fit, or the shapes differ.
@@ -86,7 +86,9 @@ class UFuser(nn.Module):
         x = self.decoder[-1](skips.pop())
         for up, block in zip(reversed(self.up), reversed(self.decoder[:-1]), strict=True):
             x = block(torch.cat([F.relu(up(x)), skips.pop()], 1))
-        return torch.sigmoid(self.head(x))
+        # In bf16 the sigmoid's output near 1 would come in steps of a grey level; its input does not.
+        logits = self.head(x)
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 class RestormerCNNBlock(nn.Module):
