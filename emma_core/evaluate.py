@@ -104,11 +104,16 @@ def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] =
         DataError: a row lacks images; the message names the command that makes them.
         ManifestError: a folder under ``runs`` has a damaged manifest.
     """
+    taken = {pairs.spec.infrared_label, pairs.spec.visible_label}
     if not folders:
         parent = fused_folder(runs, pairs.dataset, "x").parent
         ours = [folder for folder in sorted(parent.glob("*")) if any((folder / name).exists() for name in RECORDS)]
+        for folder in ours:
+            if folder.name in taken:
+                raise UsageError(
+                    f"{folder}: {folder.name!r} is the name of a source row; fuse again with another --name"
+                )
         return FusedRows(tuple(_own_row(folder, pairs) for folder in ours))
-    taken = {pairs.spec.infrared_label, pairs.spec.visible_label}
     for name, _ in folders:
         if not is_plain_name(name):
             raise UsageError(f"{name!r} cannot name a row; expected a name without folders in --fused-dir NAME=DIR")

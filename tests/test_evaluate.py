@@ -215,3 +215,9 @@ def test_the_naive_rows_of_the_80_night_and_day_pairs(data, runs):
         if result.row in known:
             values = [result.values[name] for name in names]
             np.testing.assert_allclose(values, known[result.row], atol=0.0055)  # known to two decimals
+
+
+def test_fused_images_cannot_pass_for_a_source(root, runs):
+    fuse_dataset(find_pairs(TNO, root), load_fuser("max"), fused_folder(runs, "TNO", "IR"))
+    with pytest.raises(UsageError, match="'IR' is the name of a source row"):
+        evaluate(root, runs)
