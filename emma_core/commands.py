@@ -6,16 +6,30 @@ Imports stand inside the functions: ``emma-tasks --help`` loads neither torch no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emma_core.errors import EmmaError, UsageError
+from emma_core.options import (
+    Device,
+    DryRun,
+    InfraredFolder,
+    Root,
+    Runs,
+    SplitFile,
+    SplitName,
+    VisibleFolder,
+    find_dataset,
+    finish,
+    named_folders,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
-    from emma_core.datasets import Fault, PairSet, Side
+    from emma_core.datasets import PairSet, Side
     from emma_core.fusers import Fuser
 
 Command = Callable[..., None]
@@ -26,15 +40,8 @@ COLOURS: dict[str, Side] = {"vis": "visible", "ir": "infrared", "none": "visible
 DEMO_DATASETS = ("M3FD", "MSRS", "Harvard")
 DEMO_METHODS = ("laplacian", "guided")
 
-Runs = Annotated[Path, typer.Option(help="Folder in which everything is kept.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set.")]
-InfraredFolder = Annotated[Path | None, typer.Option("--ir", help="Instead of --root: your infrared folder.")]
-VisibleFolder = Annotated[Path | None, typer.Option("--vis", help="Instead of --root: your visible folder.")]
-SplitName = Annotated[str | None, typer.Option("--split", help="Only this part of the data set.")]
-SplitFile = Annotated[Path | None, typer.Option(help="Only the ids listed in this file, one a line.")]
 Method = Annotated[str, typer.Option(help="How to fuse: EMMA, mean, max, laplacian, ... (see: datasets --methods).")]
 Weights = Annotated[Path | None, typer.Option(help="EMMA's weights: .safetensors, or the authors' EMMA.pth.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="Number format of the network: fp32 or bf16.")]
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
 RowName = Annotated[str | None, typer.Option("--name", help="What to call the row; by default the method.")]
@@ -42,7 +49,6 @@ Grey = Annotated[bool, typer.Option("--grey", help="Write luma only, without the
 Tile = Annotated[
     int | None, typer.Option(min=0, help="Side of tiles in pixels, 0 for none; by itself above 2.5 megapixels.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 def fuse(
@@ -123,7 +129,7 @@ def fuse_dataset(
 
     if name is not None and not is_plain_name(name):
         raise UsageError(f"--name {name!r}: expected a name without folders")
-    pairs = _find(dataset, root, infrared, visible, split, split_file)
+    pairs = find_dataset(dataset, root, infrared, visible, split, split_file)
     fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
     folder = fused_folder(runs, pairs.dataset, name or fuser.method)
     _fuse_into(folder, pairs, fuser, grey=grey, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
@@ -151,23 +157,26 @@ def evaluate(
     """
     from rich.console import Console
 
-    from emma_core.evaluate import evaluate_dataset, fused_rows
+    from emma_core.evaluate import evaluate_dataset, row_labels
     from emma_core.fuse_dataset import fused_folder
     from emma_core.report.tables import table_of
+    from emma_core.rows import fused_rows
 
-    pairs = _find(name, root, infrared, visible, split, split_file).first(limit)
-    rows = fused_rows(pairs, runs, [_named_folder(text) for text in fused_dir or []])
+    pairs = find_dataset(name, root, infrared, visible, split, split_file).first(limit)
+    rows = fused_rows(pairs, runs, named_folders("--fused-dir", fused_dir))
     if dry_run:
-        typer.echo(f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(rows.labels(pairs.spec))}")
+        typer.echo(
+            f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(row_labels(pairs.spec, rows))}"
+        )
         return
-    with _progress("Scoring", len(pairs.pairs)) as advance:
+    with progress_bar("Scoring", len(pairs.pairs)) as advance:
         outcome = evaluate_dataset(pairs, rows, runs, device=device, on_pair=lambda _: advance())
     Console().print(table_of(outcome.results).to_console())
-    if not rows.rows:
+    if not rows:
         place = fused_folder(runs, pairs.dataset, "")
         typer.echo(f"No fused images under {place} yet; make them with: emma-tasks fuse-dataset {name} ...", err=True)
     typer.echo(f"Written: {outcome.folder}/*/result.json and per_image.csv. A page of all results: emma-tasks report")
-    _finish(outcome.faults)
+    finish(outcome.faults)
 
 
 def datasets(
@@ -214,7 +223,7 @@ def sample_data(
     if dry_run:
         typer.echo(f"Would render {pairs} pairs each of {', '.join(chosen)} into {out}")
         return
-    with _progress("Rendering", None) as advance:
+    with progress_bar("Rendering", None) as advance:
         folders = write_samples(out, chosen, pairs, seed, progress=lambda *_: advance())
     for folder in folders:
         typer.echo(str(folder))
@@ -273,30 +282,6 @@ COMMANDS: dict[str, Command] = {
 """Command line name to function, in the order of ``--help``."""
 
 
-def _find(
-    name: str,
-    root: Path | None,
-    infrared: Path | None,
-    visible: Path | None,
-    split: str | None,
-    split_file: Path | None,
-) -> PairSet:
-    """Find the pairs that the options ask for: a known data set under --root, or two folders."""
-    from emma_core.datasets import dataset_spec, find_pairs, folder_spec
-
-    if (infrared is None) != (visible is None):
-        raise UsageError("--ir and --vis go together: give both folders")
-    if infrared is not None and visible is not None:
-        if root is not None:
-            raise UsageError("Give either --root, or --ir and --vis")
-        spec = folder_spec(name, infrared, visible)
-        return find_pairs(spec, infrared.resolve().parent, split=split, split_file=split_file)
-    spec = dataset_spec(name)
-    if root is None:
-        raise UsageError(f"Where is {spec.name}? Add --root DIR. Where to get it: emma-tasks datasets {spec.name}")
-    return find_pairs(spec, root, split=split, split_file=split_file)
-
-
 def _fuse_into(
     folder: Path,
     pairs: PairSet,
@@ -313,9 +298,9 @@ def _fuse_into(
     count = len(pairs.pairs[:limit])
     if dry_run:
         typer.echo(f"Would fuse {count} pairs of {pairs.dataset} by {fuser.method} into {folder}")
-        _finish(pairs.faults)
+        finish(pairs.faults)
         return
-    with _progress(f"{pairs.dataset} by {fuser.method}", count) as advance:
+    with progress_bar(f"{pairs.dataset} by {fuser.method}", count) as advance:
         summary = run(
             pairs,
             fuser,
@@ -328,36 +313,7 @@ def _fuse_into(
         )
     kept = f", {summary.kept} were there already" if summary.kept else ""
     typer.echo(f"{summary.folder}: {summary.fused} fused{kept}")
-    _finish(summary.faults)
-
-
-def _finish(faults: tuple[Fault, ...]) -> None:
-    """Name what could not be used; the exit status says that there was something."""
-    for fault in faults:
-        typer.echo(f"Left out {' '.join(str(fault).split())}", err=True)
-    if faults:
-        typer.echo(f"{len(faults)} left out; everything else is done.", err=True)
-        raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and nothing elsewhere; yields the function that advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda: progress.advance(task)
-
-
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not equals or not name or not folder:
-        raise UsageError(f"--fused-dir {text!r}: expected NAME=DIR, e.g. --fused-dir SeAFusion=results/seafusion")
-    return name, Path(folder)
+    finish(summary.faults)
 
 
 def _what_is_there(name: str, root: Path) -> str:

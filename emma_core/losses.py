@@ -70,11 +70,18 @@ def sources(
 
 
 def maximum(fused: torch.Tensor, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Return how far intensities and slopes are from the larger ones of both sources.
+    """Return how far intensities are from the larger ones of both sources.
 
-    A plain loss of the field (as in Tang et al., PIAFusion, 2022), for a warm start without teachers. Slopes keep
-    their sign: each is compared with the one of the two sources that is steeper.
+    With :func:`slopes` a plain loss of the field (as in Tang et al., PIAFusion, 2022), for a warm start.
     """
-    slopes, other = sobel(infrared), sobel(visible)
-    steeper = torch.where(slopes.abs() >= other.abs(), slopes, other)
-    return l1(fused, torch.maximum(infrared, visible)) + F.l1_loss(sobel(fused), steeper)
+    return l1(fused, torch.maximum(infrared, visible))
+
+
+def slopes(fused: torch.Tensor, infrared: torch.Tensor, visible: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+    """Return how far slopes are from those of the steeper source, which keep their sign, times a gain.
+
+    A gain above 1 asks for more contrast than either source has.
+    """
+    one, other = sobel(infrared), sobel(visible)
+    steeper = torch.where(one.abs() >= other.abs(), one, other)
+    return F.l1_loss(sobel(fused), gain * steeper)

@@ -213,6 +213,8 @@ class FuserStep:
             values["sources"] = losses.sources(self._distance, fused, infrared, visible)
         if weights.maximum:
             values["maximum"] = losses.maximum(fused, infrared, visible)
+        if weights.slopes:
+            values["slopes"] = losses.slopes(fused, infrared, visible, weights.gain)
         if weights.teacher:
             values["teacher"] = self._distance(fused, batch["teacher"])
         if values:

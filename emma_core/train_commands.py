@@ -229,10 +229,10 @@ def _both(infrared: Path | None, visible: Path | None) -> tuple[Path, Path] | No
 
 
 def _read(sources: list[Source], teachers: list[tuple[str, Path]], held_out: int, *, taught: bool) -> TrainingData:
-    from emma_core.commands import _progress
+    from emma_core.options import progress_bar
     from emma_core.train_runs import find_data
 
-    with _progress("Reading pairs", None) as advance:
+    with progress_bar("Reading pairs", None) as advance:
         return find_data(sources, teachers, held_out=held_out, taught=taught, on_scene=advance)
 
 

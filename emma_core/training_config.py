@@ -133,7 +133,9 @@ class FusionLoss:
         visible: L(A_v(f), v), the other half; alpha_1 of Eq. 4.
         equivariance: L(f_t, F(A_i(f_t), A_v(f_t))); alpha_2 of Eq. 4.
         sources: L(f, i) + L(f, v), the traditional loss of Exp. II and III.
-        maximum: the larger intensity and the larger gradient of both sources; a warm start without teachers.
+        maximum: the larger intensity of both sources; with slopes a plain loss of the field.
+        slopes: the steeper slope of both sources.
+        gain: times which the slopes are wanted; above 1 for more contrast than the sources have.
         teacher: L(f, teacher); a warm start with them.
         detach_target: whether f_t is a mere target for the re-fused image. In Eq. 4 it is not.
     """
@@ -144,6 +146,8 @@ class FusionLoss:
     equivariance: float = 10.0  # paper, 4.1
     sources: float = 0.0
     maximum: float = 0.0
+    slopes: float = 0.0
+    gain: float = 1.0
     teacher: float = 0.0
     detach_target: bool = False  # paper, Eq. 4
 
@@ -155,6 +159,9 @@ class FusionLoss:
 
 NOTHING = FusionLoss(infrared=0.0, visible=0.0, equivariance=0.0)
 """No term at all: what the ablations and the warm start begin with."""
+
+PLAIN = replace(NOTHING, maximum=1.0, slopes=1.0)
+"""What a warm start without teachers learns (ours; the paper names a stage I, but no loss for it)."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,7 @@ class FuserTraining:
         crops: how the data is cut.
         schedule: how long and how fast.
         warm_start: whether stage I comes first.
+        warm_start_loss: of stage I without teachers.
         warm_start_schedule: of stage I.
     """
 
@@ -199,18 +207,19 @@ class FuserTraining:
     crops: CropConfig = CropConfig()
     schedule: Schedule = Schedule()
     warm_start: bool = False  # the paper's 3.3.2 names a stage I, but no loss for it
+    warm_start_loss: FusionLoss = PLAIN  # ours
     warm_start_schedule: Schedule = Schedule(epochs=20)  # ours
 
     def __post_init__(self) -> None:
         """Refuse what would train nothing."""
-        weights = [value for value in to_dict(self.loss).values() if type(value) is float]
+        weights = [value for name, value in to_dict(self.loss).items() if type(value) is float and name != "gain"]
         _require(min(weights) >= 0 and max(weights) > 0, "Fuser: the loss needs one positive weight, and no negative")
         _require(self.loss.equivariance == 0 or self.transforms.copies > 0, "Fuser: the equivariance has no transform")
         _require(self.copies_at_once >= 1, f"Fuser: copies_at_once is {self.copies_at_once}, expected at least 1")
 
     def warm(self, *, teacher: bool) -> FuserTraining:
-        """Return stage I: towards a teacher's images, or towards the larger intensities and gradients."""
-        loss = replace(NOTHING, distance="l1+gradient", teacher=float(teacher), maximum=float(not teacher))
+        """Return stage I: towards a teacher's images, or by ``warm_start_loss``."""
+        loss = replace(NOTHING, distance="l1+gradient", teacher=1.0) if teacher else self.warm_start_loss
         return replace(self, loss=loss, schedule=self.warm_start_schedule, warm_start=False)
 
 
@@ -268,8 +277,9 @@ _CPU = TrainingRecipe(
         crops=_CPU_CROPS,
         schedule=Schedule(epochs=60, batch=4, clip=1.0, precision="bf16"),
         warm_start=True,
+        warm_start_loss=replace(PLAIN, slopes=5.0, gain=1.2),
         warm_start_schedule=Schedule(
-            epochs=40, batch=4, learning_rate=5e-4, decay_epochs=10, clip=1.0, precision="bf16"
+            epochs=60, batch=4, learning_rate=5e-4, decay_epochs=15, clip=1.0, precision="bf16"
         ),
     ),
 )

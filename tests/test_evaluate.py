@@ -14,13 +14,14 @@ from conftest import random_image, write_pairs
 
 from emma_core.datasets import dataset_spec, find_pairs, folder_spec
 from emma_core.errors import DataError, ManifestError, UsageError
-from emma_core.evaluate import evaluate_dataset, fused_rows
+from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
 from emma_core.manifest import MANIFEST, Journal, file_sha256, read_manifest
 from emma_core.metrics.fusion import METRICS, fusion_metrics
 from emma_core.results import read_result
+from emma_core.rows import fused_rows
 
 TNO = dataset_spec("TNO")
 

@@ -66,10 +66,17 @@ def test_half_precision_images_are_compared_in_float32():
             assert distance(one, other).dtype == torch.float32
 
 
-def test_the_maximum_term_vanishes_where_one_image_is_brighter_and_steeper():
+@pytest.mark.parametrize("term", [losses.maximum, losses.slopes])
+def test_the_plain_terms_vanish_where_one_image_is_brighter_and_steeper(term):
     bright, dark = noise(1, 8, 8) + 1, torch.zeros(2, 1, 8, 8)
-    assert losses.maximum(bright, bright, dark) == losses.maximum(bright, dark, bright) == 0
-    assert losses.maximum(dark, bright, dark) > 0
+    assert term(bright, bright, dark) == term(bright, dark, bright) == 0
+    assert term(dark, bright, dark) > 0
+
+
+def test_a_gain_asks_for_more_contrast():
+    image = noise(1, 8, 8)
+    torch.testing.assert_close(losses.slopes(1.5 * image, image, image, 1.5), torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert losses.slopes(image, image, image, 1.5) > 0
 
 
 def test_the_traditional_loss_pulls_to_both_sources():

@@ -20,13 +20,13 @@ def command(
 
     Example: emma-tasks hotspots MSRS --root ~/data/MSRS
     """
-    from emma_core.evaluate import fused_rows  # heavy imports wait until the command runs
+    from emma_core.rows import fused_rows  # heavy imports wait until the command runs
 
     pairs = find_pairs(dataset_spec(name), root)
     rows = {
         pairs.spec.infrared_label: {pair.key: pair.infrared for pair in pairs.pairs},
         pairs.spec.visible_label: {pair.key: pair.visible for pair in pairs.pairs},
-        **{row.name: row.files for row in fused_rows(pairs, runs).rows},
+        **{row.name: row.files for row in fused_rows(pairs, runs)},
     }
     for row, files in rows.items():
         contrasts = [_contrast(pair.infrared, files[pair.key]) for pair in pairs.pairs]
