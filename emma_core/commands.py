@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,11 +38,14 @@ Command = Callable[..., None]
 COLOURS: dict[str, Side] = {"vis": "visible", "ir": "infrared", "none": "visible"}
 """Choices of ``fuse --colour``, and the side each means."""
 
-DEMO_DATASETS = ("M3FD", "MSRS", "Harvard")
-DEMO_METHODS = ("laplacian", "guided")
+DEMOS = "emma_tasks.demos"
+"""Entry-point group under which tasks offer their part of the demo: a function of the folder that holds the sample
+data sets and of the folder of runs."""
 
 Method = Annotated[str, typer.Option(help="How to fuse: EMMA, mean, max, laplacian, ... (see: datasets --methods).")]
-Weights = Annotated[Path | None, typer.Option(help="EMMA's weights: .safetensors, or the authors' EMMA.pth.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Of EMMA, instead of the shipped ones: .safetensors, or the authors' EMMA.pth.")
+]
 Precision = Annotated[str, typer.Option(help="Number format of the network: fp32 or bf16.")]
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
 RowName = Annotated[str | None, typer.Option("--name", help="What to call the row; by default the method.")]
@@ -251,20 +255,21 @@ def report(
 
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for the sample data and the runs.")] = Path("demo"),
-    pairs: Annotated[int, typer.Option(min=6, help="Pairs of each data set.")] = 12,
+    pairs: Annotated[int, typer.Option(min=12, help="Pairs of each road data set.")] = 48,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in the browser.")] = False,
 ) -> None:
-    """Everything once, without data or GPU: render samples, fuse them, score them, and write the report.
+    """Everything once, without data or GPU: render samples, fuse them, score them, run the tasks, write the report.
 
     Example: emma-tasks demo
     """
-    typer.echo(f"EMMA needs trained weights; this demo fuses by {' and '.join(DEMO_METHODS)} instead.")
     data, runs = out / "data", out / "runs"
-    sample_data(data, ",".join(DEMO_DATASETS), pairs)
-    for name in DEMO_DATASETS:
-        for method in DEMO_METHODS:
-            fuse_dataset(name, data / name, method=method, runs=runs)
+    for name, count in {"M3FD": pairs, "MSRS": pairs, "Harvard": 12}.items():
+        sample_data(data, name, count)
+        fuse_dataset(name, data / name, runs=runs)
         evaluate(name, data / name, runs=runs)
+    for entry in sorted(entry_points(group=DEMOS), key=lambda entry: entry.name):
+        typer.echo(f"{entry.name}:")
+        entry.load()(data, runs)
     report(runs)
     if show:
         typer.launch(str((runs / "report" / "index.html").resolve()))
@@ -332,5 +337,5 @@ def _list_methods() -> None:
     from emma_core.fusers import METHODS
 
     for method in METHODS.values():
-        weights = "  (needs --weights)" if method.rule is None else ""
+        weights = "  (takes --weights)" if method.rule is None else ""
         typer.echo(f"{method.name:<10} {method.title} - {method.reference}{weights}")

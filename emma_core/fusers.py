@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "emma.safetensors"
+"""What EMMA fuses with unless other weights are given; weights/README.md is their card."""
+
 RANGES = ("sigmoid", "stretch")
 """What becomes of the network's output: as the sigmoid gives it, or stretched to each image's own minimum and
 maximum, as the authors' test script does. The stretch changes EN, SD and AG of every image."""
@@ -37,7 +40,7 @@ class FusionMethod:
         name: as on the command line (case does not matter there) and in the paths of fused images.
         title: what it does, in a few words.
         reference: whose idea it is.
-        rule: the function, or None for a network that needs weights.
+        rule: the function, or None for a network with weights.
     """
 
     name: str
@@ -114,7 +117,7 @@ def load_fuser(
 
     Args:
         method: a name of the table.
-        weights: checkpoint of EMMA: our ``.safetensors`` or the authors' ``EMMA.pth``.
+        weights: checkpoint of EMMA: our ``.safetensors`` or the authors' ``EMMA.pth``; by default the shipped one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; the classical rules run on the CPU.
         precision: number format of the network, ``fp32`` or ``bf16``.
         output_range: ``sigmoid`` or ``stretch``, see :data:`RANGES`; EMMA only.
@@ -123,7 +126,7 @@ def load_fuser(
         The fuser.
 
     Raises:
-        UsageError: an unknown name, weights for a method that has none, or EMMA without weights.
+        UsageError: an unknown name, or weights for a method that has none.
         CheckpointError: the weights cannot be used.
     """
     chosen = fusion_method(method)
@@ -146,11 +149,9 @@ def _emma(
     precision: str,
     output_range: str,
 ) -> Fuser:
-    if weights is None:
-        raise UsageError("EMMA needs --weights FILE (EMMA.pth of the authors, or .safetensors); or use --method max")
     from emma_core.checkpoint import load_ufuser
 
-    network, info = load_ufuser(Path(weights))
+    network, info = load_ufuser(Path(weights) if weights else SHIPPED_WEIGHTS)
     network = network.eval().requires_grad_(requires_grad=False).to(device, dtype)
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

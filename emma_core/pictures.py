@@ -87,11 +87,10 @@ def read_index(path: Path) -> list[TaskPicture]:
         if content["schema"] != SCHEMA:
             raise ResultError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
         pictures = [TaskPicture(**picture) for picture in content["pictures"]]
-        if not all(isinstance(text, str) for each in pictures for text in (each.file, each.caption, each.group)):
-            raise TypeError
+        foreign = [picture.file for picture in pictures if not is_plain_name(picture.file)]
+        "".join(picture.caption + picture.group for picture in pictures)  # refuses what is no text
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResultError(f"{path}: not of this tool ({type(error).__name__}); run its task again") from None
-    foreign = [picture.file for picture in pictures if not is_plain_name(picture.file)]
     if foreign:
         raise ResultError(f"{path}: names {foreign[0]!r}, which is no file of its folder")
     return pictures

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emma_core.datasets import IMAGE_SUFFIXES, SAMPLE_SUFFIX, Pair, PairSet, declared, is_plain_name
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder, is_done
+from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest
 from emma_core.results import NAIVE_ROWS
 
@@ -178,7 +179,8 @@ def _own_row(folder: Path, pairs: PairSet) -> InputRow:
 
 def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
     """Spell the command that brings a folder of fused images up to date."""
-    weights = "checkpoint_sha256" in manifest.settings
+    checkpoint = manifest.settings.get("checkpoint_sha256")
+    weights = checkpoint is not None and checkpoint != file_sha256(SHIPPED_WEIGHTS)
     return fuse_command(pairs, manifest.method, weights=weights, row=folder.name)
 
 

@@ -36,7 +36,6 @@ def test_version_and_no_arguments():
         (["fuse-dataset", "KITTI", "--root", "."], 2, "known: MSRS, M3FD"),
         (["fuse-dataset", "MSRS", "--method", "max"], 2, "Add --root DIR"),
         (["fuse-dataset", "MSRS", "--root", "none", "--method", "max"], 1, "emma-tasks datasets MSRS"),
-        (["fuse-dataset", "TNO", "--root", "TNO"], 2, "EMMA needs --weights"),
         (["fuse-dataset", "TNO", "--root", "TNO", "--weights", "none.pth"], 1, "none.pth"),
         (["fuse-dataset", "TNO", "--root", "TNO", "--method", "magic"], 2, "known: EMMA, mean, max"),
         (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--split", "x"], 2, "it has: all"),

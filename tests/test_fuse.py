@@ -141,7 +141,5 @@ def test_methods_are_found_by_name_and_say_what_they_need():
     assert fusion_method("Two-Scale").name == "two-scale"
     with pytest.raises(UsageError, match="known: EMMA, mean, max"):
         load_fuser("magic")
-    with pytest.raises(UsageError, match="--weights"):
-        load_fuser("EMMA")
     with pytest.raises(UsageError, match="max has none"):
         load_fuser("max", weights="w.pth")
