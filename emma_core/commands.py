@@ -275,6 +275,33 @@ def demo(
         typer.launch(str((runs / "report" / "index.html").resolve()))
 
 
+def export(
+    out: Annotated[Path, typer.Argument(help="The file: NAME.onnx or NAME.pt2.")],
+    weights: Weights = None,
+    form: Annotated[str, typer.Option("--format", help="onnx, or exported-program for torch.export.load.")] = "onnx",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write EMMA's network for other runtimes, with free height and width; kept only if it answers like the network.
+
+    Example: emma-tasks export emma.onnx
+    """
+    from emma_core.export import SUFFIXES, export_fuser
+    from emma_core.fusers import SHIPPED_WEIGHTS
+
+    if form not in SUFFIXES:
+        raise UsageError(f"--format {form!r}: expected {' or '.join(SUFFIXES)}")
+    if out.suffix != SUFFIXES[form]:
+        raise UsageError(f"{out}: expected a name that ends in {SUFFIXES[form]} for --format {form}")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; replace it with --overwrite")
+    if dry_run:
+        typer.echo(f"Would export {weights or 'the shipped weights'} as {form} into {out}")
+        return
+    difference = export_fuser(weights or SHIPPED_WEIGHTS, out, form)
+    typer.echo(f"{out}: differs from the network by at most {difference:.1e}; sides must be multiples of 8 pixels")
+
+
 COMMANDS: dict[str, Command] = {
     "demo": demo,
     "datasets": datasets,
@@ -283,6 +310,7 @@ COMMANDS: dict[str, Command] = {
     "fuse-dataset": fuse_dataset,
     "evaluate": evaluate,
     "report": report,
+    "export": export,
 }
 """Command line name to function, in the order of ``--help``."""
 

@@ -1,0 +1,89 @@
+"""Exported networks: they answer like the network at any size, or no file is left."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import emma
+
+from emma_core import export
+from emma_core.checkpoint import save_checkpoint
+from emma_core.config import UFuserConfig
+from emma_core.errors import CheckpointError
+from emma_core.models.ufuser import UFuser
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.export warns of its own internals
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(3)  # noqa: TID251 - initial weights take no generator
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_checkpoint(path, UFuser(UFuserConfig((8, 8, 16, 16))), recipe="quick", provenance={})
+    return path
+
+
+def images(height, width):
+    rng = np.random.default_rng(height)
+    return (rng.random((1, 1, height, width), np.float32) for _ in range(2))
+
+
+def test_a_program_answers_like_the_network_at_a_size_it_never_saw(weights, tmp_path):
+    outcome = emma("export", tmp_path / "net.pt2", "--weights", weights, "--format", "exported-program")
+    assert outcome.returncode == 0, outcome.stderr
+    program = torch.export.load(io.BytesIO((tmp_path / "net.pt2").read_bytes())).module()
+    network = export.load_ufuser(weights)[0].eval()
+    infrared, visible = map(torch.from_numpy, images(104, 56))
+    with torch.inference_mode():
+        torch.testing.assert_close(program(infrared, visible), network(infrared, visible), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_answers_like_the_network_at_a_size_it_never_saw(weights, tmp_path):
+    import onnxruntime
+
+    outcome = emma("export", tmp_path / "net.onnx", "--weights", weights)
+    assert outcome.returncode == 0, outcome.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    infrared, visible = images(104, 56)
+    found = session.run(None, {"infrared": infrared, "visible": visible})[0]
+    network = export.load_ufuser(weights)[0].eval()
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(infrared), torch.from_numpy(visible)).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_what_answers_differently_is_not_kept(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(CheckpointError, match="not written"):
+        export.export_fuser(weights, tmp_path / "net.pt2", "exported-program")
+    assert not (tmp_path / "net.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["net.onnx", "--format", "tflite"], "onnx or exported-program"),
+        (["net.pt2"], "ends in .onnx"),
+        (["there.onnx"], "--overwrite"),
+    ],
+)
+def test_bad_requests(arguments, says, tmp_path):
+    (tmp_path / "there.onnx").write_bytes(b"")
+    outcome = emma("export", *arguments, cwd=tmp_path)
+    assert outcome.returncode == 2
+    assert says in outcome.stderr
+
+
+def test_onnx_without_its_packages_says_what_to_install(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda _: None)
+    outcome = emma("export", tmp_path / "net.onnx", "--weights", weights)
+    assert outcome.returncode == 2
+    assert "pip install 'emma-tasks[onnx]'" in outcome.stderr
