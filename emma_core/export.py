@@ -94,8 +94,7 @@ def _onnx(network: UFuser) -> bytes:
 def _open(content: bytes, form: Format) -> Network:
     """Make what was exported callable, from its bytes, as whoever gets the file will."""
     if form == "exported-program":
-        module = torch.export.load(io.BytesIO(content)).module()
-        return module
+        return torch.export.load(io.BytesIO(content)).module()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
