@@ -26,6 +26,7 @@ from emma_core.manifest import (
     sweep,
     write_manifest,
 )
+from emma_core.runtime import map_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,30 +122,32 @@ def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
 def _fuse_all(
     pairs: PairSet, fuser: Fuser, folder: Path, manifest: Manifest, on_pair: Callable[[Pair], None]
 ) -> FuseSummary:
-    """Bring every pair up to date, then write the manifest."""
+    """Bring every pair up to date, one per core at a time, then write the manifest."""
     fused = kept = 0
+
+    def bring_up_to_date(pair: Pair) -> Row | Fault | None:
+        if is_done(pair, manifest.rows.get(pair.key), folder):
+            return None
+        try:
+            return _make(pair, pairs.root, fuser, folder, manifest.settings)
+        except DataError as error:
+            return Fault(pair.split, pair.id, str(error))
+
     with Journal(folder, manifest) as journal:
-        for pair in pairs.pairs:
-            if is_done(pair, manifest.rows.get(pair.key), folder):
+        outcomes = map_images(bring_up_to_date, pairs.pairs, fuser.device)
+        for pair, outcome in zip(pairs.pairs, outcomes, strict=True):
+            if isinstance(outcome, Fault):
+                _note_failure(outcome, folder, manifest)
+            elif outcome is None:
                 kept += 1
-            elif row := _fuse_one(pair, pairs.root, fuser, folder, manifest):
-                journal.add(row)
+            else:
+                manifest.rows[pair.key] = outcome
+                journal.add(outcome)
                 fused += 1
             on_pair(pair)
     write_manifest(folder, manifest)
     faults = tuple(manifest.failures[key] for key in sorted(manifest.failures))
     return FuseSummary(folder, fused, kept, faults)
-
-
-def _fuse_one(pair: Pair, root: Path, fuser: Fuser, folder: Path, manifest: Manifest) -> Row | None:
-    """Fuse a pair and note it in the manifest; a pair that cannot be fused leaves a failure and no image."""
-    try:
-        row = _make(pair, root, fuser, folder, manifest.settings)
-    except DataError as error:
-        _note_failure(Fault(pair.split, pair.id, str(error)), folder, manifest)
-        return None
-    manifest.rows[pair.key] = row
-    return row
 
 
 def _note_failure(fault: Fault, folder: Path, manifest: Manifest) -> None:
