@@ -28,6 +28,7 @@ from emma_core.options import (
     named_folders,
     progress_bar,
 )
+from emma_core.reproduce_commands import reproduce
 
 if TYPE_CHECKING:
     from emma_core.datasets import PairSet, Side
@@ -309,6 +310,7 @@ COMMANDS: dict[str, Command] = {
     "fuse": fuse,
     "fuse-dataset": fuse_dataset,
     "evaluate": evaluate,
+    "reproduce": reproduce,
     "report": report,
     "export": export,
 }

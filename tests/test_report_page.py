@@ -1,21 +1,24 @@
-"""The report: what is written, what is left out, and the page in a real browser."""
+"""The report: what is written, and what is left out. The page in a real browser is test_report_browser.py."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from emma_core.comparisons import Comparison, write_comparisons
 from emma_core.errors import ResultError
-from emma_core.images import encode_png, read_image, write_atomic, write_image
+from emma_core.images import encode_png, write_atomic, write_image
 from emma_core.manifest import Manifest, Row, file_sha256, write_manifest
+from emma_core.pictures import INDEX, TaskPicture, pictures_folder, write_index, write_picture
+from emma_core.report.albums import collect_albums
 from emma_core.report.gallery import collect_galleries
 from emma_core.report.page import write_report
-from emma_core.results import Column, Result, result_folder, write_result
+from emma_core.report.tables import collect_tables
+from emma_core.results import Column, Result, read_result, result_folder, write_result
 
 SCRIPT = "<script>window.hacked=1"  # a file name cannot hold the slash of an end tag; a data set's name can
 CLOSED = '"></script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>'
@@ -67,14 +70,33 @@ def write_results(runs, dataset, rows, **other):
         )
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
+def write_beside(folder, group="Largest gains"):
+    """Leave two pictures, a plot and a difference beside the results in a folder."""
+    pictures = pictures_folder(folder)
+    gains = [TaskPicture("one.png", f"First: {CLOSED}", group), TaskPicture("two.png", "Second.", group)]
+    for picture, value in zip(gains, (0.2, 0.8), strict=True):
+        write_picture(pictures, picture, np.full((300, 400, 3), value, np.float32))
+    figure = Figure(figsize=(12, 4))
+    figure.add_subplot().plot([0, 1], [1, 0])
+    curve = write_picture(pictures, TaskPicture("curve.png", "Falls.", "Curves", wide=True), figure)
+    write_index(pictures, [*gains, curve])
+    key = read_result(next(folder.glob("**/result.json"))).table_key
+    write_comparisons(folder, [Comparison(key, "EMMA", "VI", "EN", 1.0, 0.5, 1.5, 4, "bits", better=CLOSED)])
+
+
+def write_everything(folder):
+    """Fuse, score and draw; return the folder of runs."""
     for method, shade in SHADES.items():
         write_fused(folder / "runs", folder / "data", "MSRS", method, IDS, shade=shade)
     write_results(folder / "runs", "MSRS", ["IR", "VI", "EMMA"])
     write_results(folder / "runs", CLOSED, ["IR", "VI", CLOSED])
+    write_beside(folder / "runs" / "evaluate" / "MSRS" / "all")
     return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return write_everything(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -209,168 +231,63 @@ def test_medical_pictures_are_named_by_their_modality(tmp_path):
     assert [picture.name for picture in gallery.examples[0].pictures] == ["PET", "MRI", "max"]
 
 
-# In a browser
+# Pictures of tasks
 
 
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
+def albums_of(runs):
+    tables, _ = collect_tables(runs)
+    albums, warnings = collect_albums(runs, tables)
+    return {table.dataset: shown for table, shown in zip(tables, albums, strict=True)}, warnings
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        path = chromium() or driver.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip("no Chromium: set CHROMIUM, or run: playwright install chromium")
-        with driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"]) as launched:
-            yield launched
+def test_pictures_stand_in_groups_under_their_table(runs):
+    albums, warnings = albums_of(runs)
+    assert warnings == []
+    assert [album.heading for album in albums["MSRS"]] == ["Largest gains", "Curves"]
+    gains, curves = albums["MSRS"]
+    assert [shot.caption for shot in gains.shots] == [f"First: {CLOSED}", "Second."]
+    assert [(shot.width, shot.height, shot.wide) for shot in gains.shots] == [(400, 300, False)] * 2
+    assert (curves.shots[0].wide, curves.shots[0].width > 720) == (True, True)
+    assert sum(len(shown) for shown in albums.values()) == 2
 
 
-@pytest.fixture
-def visit(browser, report):
-    """Open the page; at the end nothing may have been logged as an error or asked of the network."""
-    trouble, contexts = [], []
-
-    def open_page(**options):
-        context = browser.new_context(
-            **{"viewport": {"width": 1100, "height": 1000}, "reduced_motion": "reduce"} | options
-        )
-        contexts.append(context)
-        context.set_offline(True)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("dialog", lambda dialog: trouble.append(dialog.message))
-        page.on("request", lambda request: outside(request.url))
-        page.goto(report.html.as_uri())
-        return page
-
-    def outside(url):
-        if not url.startswith(("file:", "data:")):
-            trouble.append(url)
-
-    yield open_page
-    for context in contexts:
-        assert not any(page.evaluate("'hacked' in window") for page in context.pages)
-        context.close()
-    assert trouble == []
+def test_two_tables_of_one_folder_show_its_pictures_once(tmp_path):
+    write_results(tmp_path, "MSRS", ["IR", "VI"])
+    odd = tmp_path / "evaluate" / "MSRS" / "all" / "1" / "result.json"
+    odd.write_text(odd.read_text().replace('"recipe": {}', '"recipe": {"epochs": 3}'))
+    write_beside(tmp_path / "evaluate" / "MSRS" / "all")
+    tables, _ = collect_tables(tmp_path)
+    assert [len(shown) for shown in collect_albums(tmp_path, tables)[0]] == [2, 0]
 
 
-def shades(stage, tmp_path):
-    """Grey at the left and right quarter of a screenshot of the stage, below the tags and off the knob."""
-    stage.screenshot(path=tmp_path / "stage.png")
-    image = read_image(tmp_path / "stage.png")[..., 1]
-    height, width = image.shape
-    return [round(float(image[int(0.8 * height), int(part * width)]), 1) for part in (0.25, 0.75)]
+@pytest.mark.parametrize("harm", ["missing picture", "damaged picture", "damaged list", "foreign file"])
+def test_pictures_that_cannot_be_shown_are_named(tmp_path, harm):
+    write_results(tmp_path, "MSRS", ["IR", "VI"])
+    write_beside(tmp_path / "evaluate" / "MSRS" / "all")
+    folder = pictures_folder(tmp_path / "evaluate" / "MSRS" / "all")
+    if harm == "missing picture":
+        (folder / "two.png").unlink()
+    elif harm == "damaged picture":
+        (folder / "two.png").write_bytes((folder / "two.png").read_bytes()[:50])
+    elif harm == "damaged list":
+        (folder / INDEX).write_text("{}")
+    else:
+        (folder / INDEX).write_text((folder / INDEX).read_text().replace("two.png", "../two.png"))
+    albums, (warning,) = albums_of(tmp_path)
+    assert ("two.png" if "picture" in harm else INDEX) in warning
+    assert [len(album.shots) for album in albums["MSRS"]] == ([1, 1] if "picture" in harm else [])
 
 
-@pytest.mark.browser
-def test_the_divider_the_choices_and_the_pairs_change_the_picture(visit, tmp_path):
-    page = visit()
-    viewer, stage = page.locator(".viewer"), page.locator(".stage")
-    divider = viewer.get_by_role("slider")
-    assert shades(stage, tmp_path) == [0.9, 0.7], "visible on the left, EMMA on the right"
-    divider.fill("90")
-    assert shades(stage, tmp_path) == [0.9, 0.9]
-    divider.fill("10")
-    assert shades(stage, tmp_path) == [0.7, 0.7]
-    divider.press("ArrowRight")
-    assert divider.get_attribute("aria-valuetext") == "11 % VI, the rest EMMA"
-    viewer.get_by_role("group", name="Right").get_by_role("radio", name="mean").check()
-    assert shades(stage, tmp_path) == [0.5, 0.5]
-    viewer.get_by_role("button", name="Next pair").click()
-    assert shades(stage, tmp_path) == [0.4, 0.4]
-    assert "2 / 4" in viewer.locator(".counter").inner_text()
-    viewer.get_by_role("button", name="Show pair 000").click()
-    viewer.get_by_role("group", name="Left").get_by_role("radio", name="IR").check()
-    divider.fill("50")
-    assert shades(stage, tmp_path) == [0.1, 0.5]
+def test_pictures_whose_results_are_gone_are_not_shown(tmp_path):
+    write_results(tmp_path, "MSRS", ["IR", "VI"])
+    write_beside(tmp_path / "evaluate" / "MSRS" / "all")
+    shutil.move(
+        tmp_path / "evaluate" / "MSRS" / "all" / "pictures", tmp_path / "evaluate" / "Gone" / "all" / "pictures"
+    )
+    assert albums_of(tmp_path) == ({"MSRS": ()}, [])
 
 
-@pytest.mark.browser
-def test_the_divider_follows_the_mouse_and_the_magnified_picture_is_dragged(visit, tmp_path):
-    page = visit()
-    stage, viewer = page.locator(".stage"), page.locator(".viewer")
-    stage.scroll_into_view_if_needed()
-    box = stage.bounding_box()
-
-    def drag(start, end):
-        page.mouse.move(box["x"] + start * box["width"], box["y"] + 50)
-        page.mouse.down()
-        page.mouse.move(box["x"] + end * box["width"], box["y"] + 90, steps=3)
-        page.mouse.up()
-
-    drag(0.5, 0.9)
-    assert shades(stage, tmp_path) == [0.9, 0.9]
-    drag(0.2, 0.1)
-    assert viewer.get_by_role("slider").input_value() == "10"
-    viewer.get_by_role("button", name="Magnification").click()
-    drag(0.5, 0.7)
-    assert viewer.get_by_role("slider").input_value() == "10"
-    assert stage.evaluate("element => parseFloat(element.style.getPropertyValue('--x'))") == pytest.approx(30, abs=0.1)
-
-
-@pytest.mark.browser
-def test_hostile_names_are_shown_as_text(visit):
-    page = visit()
-    page.locator(".strip button").nth(2).click()
-    assert SCRIPT in page.locator(".counter").inner_text()
-    assert page.get_by_role("heading", name=CLOSED, exact=True).count() == 1
-    assert page.locator(".results").nth(1).get_by_role("rowheader", name=CLOSED).count() == 1
-
-
-@pytest.mark.browser
-def test_a_narrow_phone_never_scrolls_sideways(visit):
-    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    page.locator(".strip button").nth(3).click()
-    page.get_by_role("button", name="All pictures").click()
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    assert page.evaluate("innerWidth") == 360
-    page.locator(".plot summary").first.click()
-    assert page.locator(".plot").first.locator(".dot").first.is_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-
-
-CONTRAST = """([inks, grounds]) => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const light = (name) => {
-    canvas.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
-    canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((value) => {
-      const part = value / 255;
-      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ratio = (one, other) => (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-  return inks.flatMap((ink) => grounds.map((ground) => ratio(light(ink), light(ground))));
-}"""
-
-
-@pytest.mark.browser
-def test_dark_mode_changes_the_colours_and_keeps_the_contrast(visit):
-    backgrounds = []
-    for scheme in ("light", "dark"):
-        page = visit(color_scheme=scheme)
-        backgrounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        inks = ["--ink", "--soft", "--accent", "--infrared", "--visible", "--fused"]
-        ratios = page.evaluate(CONTRAST, [inks, ["--paper", "--card", "--wash"]])
-        assert min(ratios) >= 4.5, f"{scheme}: {ratios}"  # WCAG AA
-    assert backgrounds[0] != backgrounds[1]
-
-
-@pytest.mark.browser
-def test_every_picture_is_there_without_script_and_in_print(visit):
-    page = visit(java_script_enabled=False)
-    pictures = page.locator(".sheet img")
-    assert pictures.count() == len(IDS) * 5
-    assert pictures.last.is_visible()
-    assert page.locator(".viewer").is_hidden()
-    printed = visit()
-    assert printed.locator(".sheet").is_hidden()
-    printed.emulate_media(media="print")
-    assert printed.locator(".sheet").is_visible()
-    assert printed.locator(".viewer").is_hidden()
-    assert printed.locator(".sheet img:not([alt])").count() == 0
+def test_the_page_and_the_tables_say_what_was_not_run(report):
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        assert "emma-tasks detect --root DIR/M3FD --seeds 0,1,2" in text
+    assert "emma-tasks reproduce table3 --root DIR" in report.html.read_text()

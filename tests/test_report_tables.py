@@ -139,9 +139,9 @@ def published(**other):
 
 
 def test_rows_of_the_paper_stand_beside_ours_and_are_never_marked():
-    paper = published().published
-    assert paper.table == "Table 1"
-    assert paper.digits == 2
+    (paper,) = published().published
+    assert paper.paper.title == "Table 1"
+    assert paper.paper.digits == 2
     last = paper.rows[-1]
     assert (last.name, last.cells[0].value) == ("EMMA", 6.57)
     assert cell_text(last.cells[1], 2) == "-"
@@ -161,7 +161,7 @@ def test_rows_of_the_paper_stand_beside_ours_and_are_never_marked():
     ],
 )
 def test_rows_of_the_paper_stay_away_from_what_they_do_not_measure(change):
-    assert published(**change).published is None
+    assert published(**change).published == ()
 
 
 def test_damaged_results_are_named_and_the_rest_is_shown(tmp_path):
@@ -249,7 +249,7 @@ def test_csv_has_full_precision_and_says_whose_row_it_is():
     ours, paper = lines[0], lines[8]
     assert ours["title"] == "Quality, all"
     assert float(ours["EN [bits]"]) == 6.5
-    assert (paper["source"], paper["row"], paper["EN [bits]"], paper["SCD"]) == ("paper", "EMMA", "6.57", "")
+    assert (paper["source"], paper["row"], paper["EN [bits]"], paper["SCD"]) == ("Table 1", "EMMA", "6.57", "")
     assert (paper["split_hash"], paper["images"]) == ("", "")
     precise = to_csv([table_of([make("a", (1 / 3, math.nan))])])
     assert "0.3333333333333333,,," in precise

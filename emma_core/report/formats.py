@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import posixpath
 from typing import TYPE_CHECKING
 
+from emma_core.report.paper import METHOD, paper_source
 from emma_core.report.tables import Cell, Table, TableRow, arrow, cell_text, plain
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from emma_core.results import Column
+
+_SENTENCES = 6  # that a README has room for under a table
 
 LEGEND = "Best and second best of our rows are marked; arrows point to better."
 
@@ -41,20 +45,41 @@ _MARKDOWN = {
 
 def to_markdown(table: Table) -> str:
     """Render a table for GitHub and other Markdown readers: best in bold, second best in italics."""
-    lines = [
-        _row_line(["", *(_heading(column) for column in table.columns)], _MARKDOWN),
-        "|" + "|".join([":--", *("--:" for _ in table.columns)]) + "|",
-    ]
-    for name, row, digits in _all_rows(table):
-        lines.append("| " + " | ".join([_escape(name, _MARKDOWN), *_markdown_cells(row, digits)]) + " |")
     notes = [f"- {_escape(note, _MARKDOWN)}" for note in all_notes(table)]
     heading = f"### {_escape(table.heading, _MARKDOWN)}"
-    return "\n".join([heading, "", *lines, "", "**Best** and *second best* of our rows.", "", *notes]) + "\n"
+    lines = _markdown_lines(table, _all_rows(table))
+    key = ["**Best** and *second best* of our rows.", *(_escape(unit, _MARKDOWN) for unit in _common_unit(table))]
+    return "\n".join([heading, "", *lines, "", " ".join(key), "", *notes]) + "\n"
+
+
+def to_short_markdown(table: Table, folder: str) -> str:
+    """Render a table for a README: of the paper's rows those that have a counterpart; few sentences; the files.
+
+    Args:
+        table: the table.
+        folder: that of all results, as a reader finds it.
+    """
+    names = {row.name for row in table.rows} | {METHOD}
+    ours = [line for line in _all_rows(table) if line[1].results]
+    paper = [line for line in _all_rows(table) if not line[1].results and line[1].name in names]
+    said = sentences(table)
+    more = [f"And {len(said) - _SENTENCES} more, in the files."] if len(said) > _SENTENCES else []
+    bullets = [f"- {_escape(text, _MARKDOWN)}" for text in [*said[:_SENTENCES], *more]]
+    notes = _escape(" ".join([*_common_unit(table), *side_notes(table)]), _MARKDOWN)
+    place = f"Files: `{folder}/{common_folder(table.files)}`"
+    heading = f"**{_escape(table.heading, _MARKDOWN)}**"
+    text = [heading, "", *_markdown_lines(table, ours + paper), "", *bullets, *([""] if bullets else []), notes, place]
+    return "\n".join(text) + "\n"
+
+
+def common_folder(files: Sequence[str]) -> str:
+    """Return the deepest folder that holds all files, as a path with slashes."""
+    return posixpath.commonpath([posixpath.dirname(file) for file in files])
 
 
 def to_latex(table: Table) -> str:
     """Render a table for LaTeX with the package booktabs: best in bold, second best underlined."""
-    headings = ["", *(_heading(column) for column in table.columns)]
+    headings = ["", *_headings(table)]
     head = " & ".join(_escape(text, _LATEX) for text in headings)
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -68,7 +93,7 @@ def to_latex(table: Table) -> str:
         *_latex_body(table),
         "\\bottomrule",
         "\\end{tabular}",
-        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in all_notes(table)),
+        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in [*_common_unit(table), *all_notes(table)]),
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -88,8 +113,8 @@ def to_csv(tables: Iterable[Table]) -> str:
     writer.writerow({name: _csv_text(name) for name in writer.fieldnames})
     for table in tables:
         writer.writerows(_csv_row(table, row, "ours") for row in table.rows)
-        if table.published:
-            writer.writerows(_csv_row(table, row, "paper") for row in table.published.rows)
+        for published in table.published:
+            writer.writerows(_csv_row(table, row, published.paper.title) for row in published.rows)
     return stream.getvalue()
 
 
@@ -111,20 +136,30 @@ def to_console(table: Table) -> ConsoleTable:
         console.add_column(heading, justify="right", overflow="fold", min_width=longest)
     for row in table.rows:
         console.add_row(*_console_row(row, table.columns), end_section=_ends_group(table, row))
-    if table.published:
-        console.add_row(Text(f"{table.published.table}:", style="dim italic"))
-        for row in table.published.rows:
-            cells = [Text(cell_text(cell, table.published.digits)) for cell in row.cells]
+    for published in table.published:
+        console.add_row(Text(f"{published.paper.title}:", style="dim italic"))
+        for row in published.rows:
+            cells = [Text(cell_text(cell, published.paper.digits)) for cell in row.cells]
             console.add_row(Text(row.name), *cells, style="dim")
     return console
 
 
 def all_notes(table: Table) -> list[str]:
+    """List what is said under a table: differences with their intervals, then notes, those on the paper last."""
+    return [*sentences(table), *side_notes(table)]
+
+
+def sentences(table: Table) -> list[str]:
+    """List the differences between rows, each as a sentence."""
+    return [plain(comparison.sentence()) for comparison in table.comparisons]
+
+
+def side_notes(table: Table) -> list[str]:
     """List the notes of a table, those on the paper's rows last."""
-    if table.published is None:
-        return list(table.notes)
-    source = f"Paper: {table.published.table} of {table.published.source}."
-    return [*table.notes, source, *table.published.notes]
+    notes = list(table.notes)
+    for published in table.published:
+        notes += [f"Paper: {published.paper.title} of {paper_source()}.", *published.notes]
+    return notes
 
 
 def _units(table: Table) -> list[str]:
@@ -133,9 +168,14 @@ def _units(table: Table) -> list[str]:
     for column in table.columns:
         if column.unit:
             units.setdefault(plain(column.unit), []).append(column.name)
-    if len(units) == 1 and all(column.unit for column in table.columns):
-        return [f"All figures in {next(iter(units))}"]
-    return ["Units: " + "; ".join(f"{', '.join(names)} {unit}" for unit, names in units.items())][: len(units)]
+    named = ["Units: " + "; ".join(f"{', '.join(names)} {unit}" for unit, names in units.items())]
+    return _common_unit(table) or named[: len(units)]
+
+
+def _common_unit(table: Table) -> list[str]:
+    """Name the unit that several columns share in a sentence, which their headings then need not repeat."""
+    units = {plain(column.unit) for column in table.columns}
+    return [f"All figures in {units.pop()}."] if len(table.columns) > 1 and len(units) == 1 and units != {""} else []
 
 
 def _ends_group(table: Table, row: TableRow) -> bool:
@@ -144,12 +184,14 @@ def _ends_group(table: Table, row: TableRow) -> bool:
     return not following or row.baseline != following[0].baseline
 
 
-def _heading(column: Column) -> str:
-    unit = f" [{plain(column.unit)}]" if column.unit else ""
-    return f"{column.name}{unit} {arrow(column)}"
+def _headings(table: Table) -> list[str]:
+    common = _common_unit(table)
+    units = ["" if common or not column.unit else f" [{plain(column.unit)}]" for column in table.columns]
+    return [f"{column.name}{unit} {arrow(column)}" for column, unit in zip(table.columns, units, strict=True)]
 
 
 def _all_rows(table: Table) -> list[tuple[str, TableRow, list[int]]]:
+    """List all rows with the names and digits they are printed with."""
     digits = [column.digits for column in table.columns]
     ours = [(row.name, row, digits) for row in table.rows]
     return ours + [(name, row, [places] * len(digits)) for name, row, places in _paper_rows(table)]
@@ -157,9 +199,21 @@ def _all_rows(table: Table) -> list[tuple[str, TableRow, list[int]]]:
 
 def _paper_rows(table: Table) -> list[tuple[str, TableRow, int]]:
     """Return the paper's rows under a name that cannot be taken for one of ours, with their digits."""
-    if table.published is None:
-        return []
-    return [(f"{row.name} (paper)", row, table.published.digits) for row in table.published.rows]
+    return [
+        (f"{row.name} ({'paper' if len(table.published) == 1 else published.paper.title})", row, published.paper.digits)
+        for published in table.published
+        for row in published.rows
+    ]
+
+
+def _markdown_lines(table: Table, rows: Sequence[tuple[str, TableRow, list[int]]]) -> list[str]:
+    lines = [
+        _row_line(["", *_headings(table)], _MARKDOWN),
+        "|" + "|".join([":--", *("--:" for _ in table.columns)]) + "|",
+    ]
+    for name, row, digits in rows:
+        lines.append("| " + " | ".join([_escape(name, _MARKDOWN), *_markdown_cells(row, digits)]) + " |")
+    return lines
 
 
 def _markdown_cells(row: TableRow, digits: Sequence[int]) -> list[str]:

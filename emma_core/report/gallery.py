@@ -182,5 +182,9 @@ def _picture(name: str, kind: Kind, path: Path, sha256: str) -> Picture:
 
 def _encode(name: str, kind: Kind, image: FloatImage) -> Picture:
     data, width, height = encode_preview(image, LONGER_SIDE)
-    uri = "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(name, kind, uri, width, height)
+    return Picture(name, kind, data_uri(data), width, height)
+
+
+def data_uri(webp: bytes) -> str:
+    """Spell a WebP file as a ``data:`` URI."""
+    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")

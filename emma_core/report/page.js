@@ -179,9 +179,53 @@
     });
   }
 
+  // One dialog enlarges every picture; its neighbours are those of the same album or pair.
+  function enlarging(dialog) {
+    const image = dialog.querySelector("img");
+    const magnify = dialog.querySelector("[data-magnify]");
+    const state = { buttons: [], at: 0 };
+
+    function show(index) {
+      state.at = (index + state.buttons.length) % state.buttons.length;
+      const source = state.buttons[state.at].querySelector("img");
+      image.src = source.src;
+      image.alt = source.alt;
+      dialog.querySelector("figcaption").textContent = source.alt;
+      enlarge(false);
+    }
+
+    function enlarge(wanted) {
+      dialog.classList.toggle("magnified", wanted);
+      magnify.setAttribute("aria-pressed", String(wanted));
+    }
+
+    for (const button of document.querySelectorAll(".enlarge")) {
+      button.disabled = false;
+      button.addEventListener("click", () => {
+        state.buttons = [...button.closest(".shots").querySelectorAll(".enlarge")];
+        for (const move of dialog.querySelectorAll("[data-move]")) move.disabled = state.buttons.length < 2;
+        show(state.buttons.indexOf(button));
+        dialog.showModal();
+      });
+    }
+    for (const move of dialog.querySelectorAll("[data-move]")) {
+      move.addEventListener("click", () => show(state.at + Number(move.dataset.move)));
+    }
+    for (const target of [image, magnify]) {
+      target.addEventListener("click", () => enlarge(!dialog.classList.contains("magnified")));
+    }
+    dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step && !dialog.classList.contains("magnified")) show(state.at + step);
+    });
+  }
+
   // Where columns scroll, ten plots below a table are a long way to the next one.
   if (window.matchMedia("(max-width: 40rem)").matches) {
     for (const plot of document.querySelectorAll(".plot")) plot.open = false;
   }
   document.querySelectorAll("[data-gallery]").forEach(start);
+  enlarging(document.getElementById("enlarged"));
 })();

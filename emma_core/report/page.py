@@ -19,9 +19,11 @@ from emma_core import __version__
 from emma_core.datasets import declared
 from emma_core.errors import ResultError
 from emma_core.images import write_atomic
-from emma_core.report.figure import panels_of
-from emma_core.report.formats import all_notes, to_csv, to_latex, to_markdown
+from emma_core.report.albums import Album, collect_albums
+from emma_core.report.figure import forests_of, plot_of
+from emma_core.report.formats import sentences, side_notes, to_csv, to_latex, to_markdown
 from emma_core.report.gallery import Gallery, collect_galleries
+from emma_core.report.missing import Missing, missing_tables
 from emma_core.report.tables import Table, arrow, cell_text, collect_tables, dataset_order, plain
 
 if TYPE_CHECKING:
@@ -51,13 +53,32 @@ class ReportPaths:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What there is to show.
+
+    Attributes:
+        tables: from :func:`emma_core.report.tables.collect_tables`.
+        albums: pictures of each table.
+        galleries: from :func:`emma_core.report.gallery.collect_galleries`.
+        missing: from :func:`emma_core.report.missing.missing_tables`.
+        warnings: what could not be shown, a line each.
+    """
+
+    tables: tuple[Table, ...]
+    albums: tuple[tuple[Album, ...], ...]
+    galleries: tuple[Gallery, ...]
+    missing: tuple[Missing, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Section:
-    """What the page shows of one data set."""
+    """What the page shows of one data set: its tables with their pictures."""
 
     dataset: str
     about: str
     gallery: Gallery | None
-    tables: tuple[Table, ...]
+    tables: tuple[tuple[Table, tuple[Album, ...]], ...]
 
 
 def write_report(runs: Path, out: Path | None = None) -> ReportPaths:
@@ -74,33 +95,43 @@ def write_report(runs: Path, out: Path | None = None) -> ReportPaths:
         ResultError: there is nothing to show.
         OSError: a file cannot be written.
     """
-    tables, warnings = collect_tables(runs)
-    galleries, lost = collect_galleries(runs)
-    warnings += lost
-    if not tables and not galleries:
-        raise ResultError(_nothing(runs, warnings))
+    contents = collect_contents(runs)
+    if not contents.tables and not contents.galleries:
+        raise ResultError(_nothing(runs, contents.warnings))
     folder = out or runs / "report"
     paths = ReportPaths(
-        folder / "index.html", folder / "tables.md", folder / "tables.csv", folder / "tables.tex", tuple(warnings)
+        folder / "index.html", folder / "tables.md", folder / "tables.csv", folder / "tables.tex", contents.warnings
     )
-    page = render_page(tables, galleries, warnings, link_base=_link_base(runs, folder))
-    markdown = "\n".join(["# Results", "", *(to_markdown(table) for table in tables)])
-    latex = "\n".join(to_latex(table) for table in tables)
-    texts = {paths.html: page, paths.markdown: markdown, paths.csv: to_csv(tables), paths.latex: latex}
+    texts = {
+        paths.html: render_page(contents, link_base=_link_base(runs, folder)),
+        paths.markdown: _markdown(contents),
+        paths.csv: to_csv(contents.tables),
+        paths.latex: "\n".join(to_latex(table) for table in contents.tables),
+    }
     for path, text in texts.items():
         write_atomic(path, text.encode())
     return paths
 
 
-def render_page(
-    tables: Sequence[Table], galleries: Sequence[Gallery], warnings: Sequence[str] = (), *, link_base: str = ".."
-) -> str:
+def collect_contents(runs: Path) -> Contents:
+    """Read everything that the page shows from below a folder of runs."""
+    tables, warnings = collect_tables(runs)
+    albums, without_pictures = collect_albums(runs, tables)
+    galleries, without_gallery = collect_galleries(runs)
+    return Contents(
+        tuple(tables),
+        tuple(albums),
+        tuple(galleries),
+        tuple(missing_tables(tables)),
+        (*warnings, *without_pictures, *without_gallery),
+    )
+
+
+def render_page(contents: Contents, *, link_base: str = "..") -> str:
     """Render the page.
 
     Args:
-        tables: from :func:`emma_core.report.tables.collect_tables`.
-        galleries: from :func:`emma_core.report.gallery.collect_galleries`.
-        warnings: what could not be shown, a line each.
+        contents: what to show.
         link_base: URL of the folder of runs, as seen from the page.
 
     Returns:
@@ -115,27 +146,39 @@ def render_page(
         style=Markup(_asset("page.css")),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - likewise
         script_hash=f"sha256-{digest}",
-        sections=_sections(tables, galleries),
-        tables=list(tables),
-        files=sum(len(row.files) for table in tables for row in table.rows),
-        environments=_environments(tables),
-        warnings=list(warnings),
+        sections=_sections(contents),
+        tables=list(contents.tables),
+        missing=contents.missing,
+        files=sum(len(table.files) for table in contents.tables),
+        environments=_environments(contents.tables),
+        warnings=contents.warnings,
         link=lambda file: f"{link_base}/{quote(os.fsencode(file))}",
     )
 
 
-def _sections(tables: Sequence[Table], galleries: Sequence[Gallery]) -> list[Section]:
-    shown = {gallery.dataset: gallery for gallery in galleries}
-    names = sorted({*shown, *(table.dataset for table in tables)}, key=dataset_order)
+def _sections(contents: Contents) -> list[Section]:
+    shown = {gallery.dataset: gallery for gallery in contents.galleries}
+    with_pictures = list(zip(contents.tables, contents.albums, strict=True))
+    names = sorted({*shown, *(table.dataset for table in contents.tables)}, key=dataset_order)
     return [
         Section(
             name,
             spec.title if (spec := declared(name)) else "",
             shown.get(name),
-            tuple(table for table in tables if table.dataset == name),
+            tuple((table, albums) for table, albums in with_pictures if table.dataset == name),
         )
         for name in names
     ]
+
+
+def _markdown(contents: Contents) -> str:
+    """Write all tables, and what is missing, as one Markdown file."""
+    lines = ["# Results", "", *(to_markdown(table) for table in contents.tables)]
+    if contents.missing:
+        lines += ["### Not run yet", "", "`DIR` is the folder of all data sets.", ""]
+    for missing in contents.missing:
+        lines += [f"{missing.paper.title}, {missing.what}:", "", "```", *missing.commands, "```", ""]
+    return "\n".join(lines)
 
 
 def _environments(tables: Sequence[Table]) -> list[tuple[list[tuple[str, str]], list[str]]]:
@@ -184,8 +227,10 @@ def _template() -> Template:
         "arrow": arrow,
         "plain": plain,
         "cell_text": cell_text,
-        "panels_of": panels_of,
-        "notes_of": all_notes,
+        "plot_of": plot_of,
+        "forests_of": forests_of,
+        "sentences_of": sentences,
+        "notes_of": side_notes,
         "recipe_of": _recipe,
         "seconds": _seconds,
     }

@@ -6,16 +6,15 @@ of a row. How a table looks on paper or in a terminal is :mod:`emma_core.report.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
+from emma_core.comparisons import COMPARISONS, Comparison, read_comparisons
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, declared
 from emma_core.errors import ResultError
+from emma_core.report.paper import ABLATION, PaperTable, paper_table
 from emma_core.results import Column, Result, find_results, read_result
 
 if TYPE_CHECKING:
@@ -71,20 +70,16 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Published:
-    """The rows that the paper prints for this task and data set.
+    """What the paper prints for this task and data set.
 
     Attributes:
-        table: its number, e.g. ``Table 1``.
-        source: the paper.
-        rows: in the paper's order; columns that it lacks hold NaN.
-        digits: after the decimal point, as printed.
-        notes: how the paper's protocol differs.
+        paper: the table it comes from.
+        rows: in the paper's order, arranged in our columns; columns that it lacks hold NaN.
+        notes: how its protocol differs from ours.
     """
 
-    table: str
-    source: str
+    paper: PaperTable
     rows: tuple[TableRow, ...]
-    digits: int
     notes: tuple[str, ...]
 
 
@@ -102,6 +97,7 @@ class Table:
         rows: ours; baselines first.
         published: the paper's rows, where it has some for this part of the data set.
         notes: sentences a reader needs beside the figures.
+        comparisons: differences between its rows with their intervals, as the task wrote them.
     """
 
     key: tuple[str, str, str, str]
@@ -111,8 +107,9 @@ class Table:
     count: int
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
-    published: Published | None = None
+    published: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def task(self) -> str:
@@ -123,6 +120,11 @@ class Table:
     def heading(self) -> str:
         """Title, data set, split and count in one line."""
         return f"{self.title}: {self.dataset} {self.split}, {self.count} image{'' if self.count == 1 else 's'}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every ``result.json`` it was read from, relative to the folder of runs."""
+        return tuple(file for row in self.rows for file in row.files)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Table:
 
 
 def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
-    """Read every ``result.json`` below a folder of runs and put together what may be compared.
+    """Read every ``result.json`` below a folder of runs, put together what may be compared, and add what tasks said.
 
     Args:
         runs: the folder of all runs.
@@ -171,7 +173,9 @@ def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
         if twin[1] != file:
             warnings.append(plain(f"{path}: left out, {twin[1]} is the same row of the same table"))
     tables = [table_of(*zip(*group.values(), strict=True)) for group in groups.values()]
-    return sorted(tables, key=_table_order), warnings
+    said, lost = _read_comparisons(runs)
+    tables = [replace(table, comparisons=_about(table, said)) for table in sorted(tables, key=_table_order)]
+    return tables, warnings + lost
 
 
 def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
@@ -201,7 +205,7 @@ def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
         count=max(result.count for result in results),
         columns=tuple(replace(column, name=plain(column.name)) for column in first.columns),
         rows=_marked(rows, first.columns),
-        published=_published(first),
+        published=_published(first, rows),
         notes=_notes(rows),
     )
 
@@ -295,35 +299,70 @@ def _notes(rows: Sequence[TableRow]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-@cache
-def _paper() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((files("emma_core.report") / "published.json").read_text("utf-8"))
-    return content
-
-
-def _published(result: Result) -> Published | None:
-    """Return the paper's rows for a task and data set, arranged in our columns."""
-    paper = _paper()
-    table = paper["tables"].get(f"{result.task}/{result.dataset}")
-    names = [column.name for column in result.columns]
-    if table is None or not set(names) & set(table["columns"]) or not _comparable(result):
-        return None
-    rows = []
-    for name, figures in table["rows"].items():
-        known = dict(zip(table["columns"], figures, strict=True))
-        rows.append(TableRow(name, tuple(Cell(known.get(column, math.nan)) for column in names)))
-    decimals = [len(repr(value).partition(".")[2]) for figures in table["rows"].values() for value in figures]
-    return Published(table["title"], paper["source"], tuple(rows), max(decimals), tuple(table["notes"]))
-
-
-def _comparable(result: Result) -> bool:
+def comparable(result: Result) -> bool:
     """Tell whether the paper's figures may stand beside a part of a data set.
 
-    They are over test images of every kind: not beside any training image, nor one modality alone.
+    They are over test images of every kind: not beside any training image, nor one modality alone; and over labels
+    that people drew.
     """
     spec = declared(result.dataset)
     declared_parts = {part.name for part in spec.splits} if spec else set()
+    if "pseudo" in f"{result.title} {result.recipe}".lower():
+        return False
     return set(result.parts) == (declared_parts & {"test"} or declared_parts)
+
+
+def _published(result: Result, rows: Sequence[TableRow]) -> tuple[Published, ...]:
+    """Return the paper's rows for a task and data set, arranged in our columns."""
+    if not comparable(result):
+        return ()
+    names = [column.name for column in result.columns]
+    tasks = [result.task, *[ABLATION] * any(row.name.startswith(f"{ABLATION}-") for row in rows)]
+    papers = [paper for task in tasks if (paper := paper_table(task, result.dataset))]
+    return tuple(
+        Published(paper, _arranged(paper, names), (*paper.notes, *_other_count(paper, result.count)))
+        for paper in papers
+        if set(names) & set(paper.columns)
+    )
+
+
+def _arranged(paper: PaperTable, names: Sequence[str]) -> tuple[TableRow, ...]:
+    rows = []
+    for row, figures in paper.rows.items():
+        known = dict(zip(paper.columns, figures, strict=True))
+        rows.append(TableRow(row, tuple(Cell(known.get(name, math.nan)) for name in names)))
+    return tuple(rows)
+
+
+def _other_count(paper: PaperTable, count: int) -> tuple[str, ...]:
+    if paper.images is None or paper.images == count:
+        return ()
+    return (f"Not the same images: ours are {count}, the paper's {paper.images}.",)
+
+
+def _read_comparisons(runs: Path) -> tuple[list[tuple[str, Comparison]], list[str]]:
+    """Read what tasks compared, each with its folder relative to that of all runs; and a line for each bad file."""
+    found: list[tuple[str, Comparison]] = []
+    warnings: list[str] = []
+    for path in sorted(runs.glob(f"**/{COMPARISONS}")):
+        folder = path.parent.relative_to(runs).as_posix()
+        try:
+            found += [(folder, comparison) for comparison in read_comparisons(path)]
+        except ResultError as error:
+            warnings.append(plain(str(error)))
+    return found, warnings
+
+
+def _about(table: Table, said: Sequence[tuple[str, Comparison]]) -> tuple[Comparison, ...]:
+    """Keep what is about rows of this table; what was said of earlier results has another key."""
+    names = {row.name for row in table.rows}
+    return tuple(
+        comparison
+        for folder, comparison in said
+        if comparison.table_key == table.key
+        and {plain(comparison.row), plain(comparison.against)} <= names
+        and any(file.startswith(f"{folder}/") for file in table.files)
+    )
 
 
 def _table_order(table: Table) -> tuple[tuple[int, str], int, str, tuple[str, ...]]:

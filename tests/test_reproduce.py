@@ -1,0 +1,248 @@
+"""``emma-tasks reproduce``: what is planned, run, skipped, resumed, and what a failure leaves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from conftest import emma, tree, write_pairs, write_released_checkpoint
+
+from emma_core import cli, reproduce_commands
+from emma_core.commands import COMMANDS
+from emma_core.errors import UsageError
+from emma_core.report.missing import missing_tables
+from emma_core.reproduce import Request, chosen_tables, estimate, is_done, make_plan
+from emma_core.results import Column, Result, result_folder, write_result
+from emma_core.samples import write_samples
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "reproduce", reproduce_commands.reproduce)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_samples(folder, ["M3FD", "MSRS"], pairs=4, size=(64, 96))
+    return folder
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Steps run in this process, and are noted: each is a command line of emma-tasks."""
+    noted = []
+
+    def call(command):
+        assert command[:3] == [sys.executable, "-m", "emma_core.cli"]
+        noted.append(tuple(command[3:5]))
+        return emma(*command[3:]).returncode
+
+    monkeypatch.setattr(reproduce_commands.subprocess, "call", call)
+    return noted
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """A task called ``detect``, as another package would offer it: it writes a result for each row and seed."""
+
+    def detect(
+        root: Annotated[Path, typer.Option()],
+        seeds: str = "0",
+        recipe: str = "paper",
+        runs: Path = Path("runs"),
+    ) -> None:
+        for seed in map(int, seeds.split(",")):
+            for row in detect.rows:
+                write_detection(runs, row, seed, recipe)
+        if detect.status:
+            sys.exit(detect.status)
+
+    detect.rows, detect.status = ("IR", "VI", "max"), 0
+    monkeypatch.setitem(sys.modules, "strangers_task", types.SimpleNamespace(detect=detect, __name__="strangers_task"))
+    entry = importlib.metadata.EntryPoint("detect", "strangers_task:detect", cli.TASKS)
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [entry])
+    return detect
+
+
+def write_detection(runs, row, seed=0, recipe="paper"):
+    result = Result(
+        task="detect",
+        title="Object detection",
+        dataset="M3FD-sample",
+        split="thirds",
+        split_hash="h",
+        parts=("all",),
+        count=2,
+        row=row,
+        columns=(Column("mAP@0.5", "%"),),
+        values={"mAP@0.5": 50.0},
+        recipe={"called": recipe},
+        seed=seed,
+        seconds=600.0,
+    )
+    write_result(result_folder(runs, "detect", "M3FD-sample", "thirds", row, seed), result)
+
+
+def reproduce(table, root, runs, *options):
+    return emma("reproduce", table, "--root", root, "--runs", runs, "--method", "max", *options)
+
+
+# What is planned
+
+
+def test_every_table_that_commands_can_make_is_known():
+    assert [paper.key for paper in chosen_tables("table3")] == ["detect/M3FD"]
+    assert {paper.title for paper in chosen_tables("ALL")} == {"Table 1", "Table 3", "Table 4", "Table 5"}
+    for name in ("table2", "table", "figure1"):
+        with pytest.raises(UsageError, match=r"expected table1, table3, table4, table5 or all"):
+            chosen_tables(name)
+
+
+@pytest.mark.parametrize("line", sorted({line for missing in missing_tables([]) for line in missing.commands}))
+def test_every_command_that_is_named_takes_these_options(line):
+    words = line.split()[1:]
+    command = words[:2] if words[0] == "train" else words[:1]
+    done = emma(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert option in done.stdout, option
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(root, tmp_path):
+    before = tree(root)
+    done = reproduce("all", root, tmp_path / "runs", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"Table 1: to run   emma-tasks fuse-dataset MSRS --root {root}/MSRS --split test")
+    assert "(about " in lines[0]
+    assert any(line.startswith("Table 3: to run") and line.endswith("(time unknown)") for line in lines)
+    assert sum("fuse-dataset M3FD" in line for line in lines) == 1, "needed by two tables, done once"
+    assert sum(": no data  " in line for line in lines) == 3
+    assert f"Table 5: no data  Harvard: {root}/Harvard is not a folder" in done.stdout
+    assert lines[-1].startswith("Takes about ")
+    assert "2 steps of unknown length" in lines[-1]
+    assert (tree(root), (tmp_path / "runs").exists()) == (before, False)
+
+
+def test_fusing_is_timed_by_the_pairs_that_a_stopped_run_left(root, tmp_path, monkeypatch):
+    emma("fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path, "--method", "max", "--limit", "3")
+    request = Request(root, tmp_path, "max")
+    fuse = make_plan("table3", request).steps[0]
+    assert not is_done(fuse, request)
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr("emma_core.reproduce.time.perf_counter", lambda: next(clock, 2.0))
+    monkeypatch.setattr("emma_core.reproduce.fuse_dataset", lambda *_: None)
+    assert estimate(fuse, request) == 2.0, "the one pair that is left took two seconds"
+
+
+def test_images_by_other_weights_are_not_taken_for_done(root, tmp_path):
+    weights = write_released_checkpoint(tmp_path / "EMMA.pth")
+    emma("fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path / "runs", "--weights", weights)
+    other = tmp_path / "other.pth"
+    other.write_bytes(weights.read_bytes() + b"\0")
+    for given, done in ((weights, True), (other, False), (None, True)):
+        request = Request(root, tmp_path / "runs", weights=given)
+        assert is_done(make_plan("table3", request).steps[0], request) == done
+
+
+# What is run
+
+
+def test_a_table_is_made_by_commands_and_ends_in_the_report(tmp_path):
+    write_pairs(tmp_path / "TNO", 2, shape=(48, 64))
+    runs = tmp_path / "runs"
+    done = reproduce("table1", tmp_path, runs)
+    assert done.returncode == 1, "the other three data sets are not there"
+    assert done.stderr.splitlines()[-1] == "Error: 0 steps failed, 3 tables have no data; the rest is done"
+    assert (runs / "evaluate" / "TNO" / "all" / "max" / "result.json").is_file()
+    assert f"Report: {runs / 'report' / 'index.html'}" in done.stdout
+    assert "Table 1 of the paper" in (runs / "report" / "index.html").read_text()
+
+
+def test_what_is_done_is_not_done_again(root, tmp_path, calls):
+    reproduce("table1", root, tmp_path)
+    expected = [(command, name) for name in ("MSRS", "M3FD") for command in ("fuse-dataset", "evaluate")]
+    assert calls == expected
+    again = reproduce("table1", root, tmp_path)
+    assert (calls, "Nothing to run" in again.stdout) == (expected, True)
+    (tmp_path / "evaluate" / "MSRS-sample" / "test" / "VI" / "result.json").unlink()
+    reproduce("table1", root, tmp_path)
+    assert calls[len(expected) :] == [("evaluate", "MSRS")]
+
+
+def test_scores_of_a_few_pairs_are_not_taken_for_the_table(root, tmp_path, calls):
+    where = ["M3FD", "--root", root / "M3FD", "--runs", tmp_path]
+    emma("fuse-dataset", *where, "--method", "max")
+    emma("evaluate", *where, "--limit", "2")
+    reproduce("table1", root, tmp_path)
+    assert calls.count(("evaluate", "M3FD")) == 1
+
+
+def test_a_strangers_task_is_run_with_seeds_and_recipe_and_timed_by_its_rows(root, tmp_path, calls, detector):
+    write_detection(tmp_path, "IR", 0, "quick")
+    write_detection(tmp_path, "VI", 0, "quick")
+    options = ["--recipe", "quick", "--seeds", "0,1"]
+    planned = reproduce("table3", root, tmp_path, *options, "--dry-run")
+    assert f"detect --root {root}/M3FD --recipe quick --seeds 0,1" in planned.stdout
+    assert "(about 40 min)" in planned.stdout, "four of six runs are missing, each took ten minutes"
+    assert "(time unknown)" in reproduce("table3", root, tmp_path, "--dry-run").stdout, "of another recipe"
+    done = reproduce("table3", root, tmp_path, *options)
+    assert (done.returncode, [name for name, _ in calls]) == (0, ["fuse-dataset", "detect"]), done.stderr
+    assert len(list(tmp_path.glob("detect/**/result.json"))) == 6
+    reproduce("table3", root, tmp_path, *options)
+    assert len(calls) == 2
+
+
+def test_images_that_were_fused_anew_are_measured_anew(root, tmp_path, calls, detector):
+    for row in detector.rows:
+        write_detection(tmp_path, row)
+    reproduce("table3", root, tmp_path)
+    assert [name for name, _ in calls] == ["fuse-dataset", "detect"]
+
+
+def test_a_step_that_fails_is_named_and_the_rest_is_done(root, tmp_path, calls, detector):
+    detector.rows, detector.status = ("IR",), 3
+    done = reproduce("table3", root, tmp_path)
+    assert done.returncode == 1
+    assert f"Failed: emma-tasks detect --root {root}/M3FD" in done.stderr
+    assert (tmp_path / "report" / "index.html").is_file()
+    detector.rows, detector.status = ("IR", "VI", "max"), 1
+    assert reproduce("table3", root, tmp_path).returncode == 0, "pairs were left out; the results are there"
+
+
+def test_where_images_could_not_be_fused_nothing_is_run_on_them(root, tmp_path, calls, detector, monkeypatch):
+    write_detection(tmp_path, "IR")
+    blocked = tmp_path / "fused" / "M3FD-sample" / "max"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where a folder has to be")
+    done = reproduce("table3", root, tmp_path)
+    assert done.returncode == 1
+    assert [name for name, _ in calls] == ["fuse-dataset"]
+    assert "1 steps failed" in done.stderr
+
+
+def test_a_killed_reproduction_continues(tmp_path, calls):
+    """A process that dies in its second step leaves the first done; the same command does the rest."""
+    write_pairs(tmp_path / "TNO", 2, shape=(48, 64))
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from emma_core import reproduce_commands as commands\n"
+        "run = commands._run\n"
+        "commands._run = lambda step: os._exit(9) if step.arguments[0] == 'evaluate' else run(step)\n"
+        "commands.reproduce('table1', Path(sys.argv[1]), method='max', runs=Path(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path, tmp_path / "runs"]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == 9, killed.stderr
+    assert not (tmp_path / "runs" / "evaluate").exists()
+    reproduce("table1", tmp_path, tmp_path / "runs")
+    assert calls == [("evaluate", "TNO")]
+    assert (tmp_path / "runs" / "evaluate" / "TNO" / "all" / "VI" / "result.json").is_file()
