@@ -2,6 +2,9 @@
 
 Sources and fused images are read back from disk and compared as grey levels, so a row says what a person gets
 who opens the files. One row is one folder: ``runs/evaluate/<dataset>/<split>/<row>/{result.json,per_image.csv}``.
+
+:func:`evaluate_dataset` is the command. A task that measures images too (``medical``) takes its two halves:
+:func:`score_pairs` computes figures of every pair, :func:`write_scores` writes the rows of a table.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from emma_core.datasets import (
     DatasetSpec,
@@ -24,18 +29,64 @@ from emma_core.datasets import (
 )
 from emma_core.errors import DataError
 from emma_core.images import luma, read_image, write_atomic
-from emma_core.metrics.fusion import METRICS, Metric, prepare
+from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.results import NAIVE_ROWS, Column, Result, result_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from emma_core.rows import InputRow
 
 TASK = "evaluate"
+
+Scorer = Callable[[Tensor], list[float]]
+"""From a fused image, grey levels (H, W), to a figure per column."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a table measures of each image.
+
+    Attributes:
+        columns: of the table.
+        prepare: from the grey levels of infrared and visible, (H, W) float32 in 0..255, to the scorer of their images.
+    """
+
+    columns: tuple[Column, ...]
+    prepare: Callable[[Tensor, Tensor], Scorer]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of every row on the same pairs.
+
+    Attributes:
+        pairs: those that were scored.
+        columns: what was measured.
+        values: by row, in the order of the table: (pairs, columns), NaN where a figure is not defined.
+        sources: where the images of a row come from, for rows that are read from files.
+        faults: pairs that no row was scored on, with reasons.
+        device: where it was computed.
+        seconds: wall-clock time.
+    """
+
+    pairs: PairSet
+    columns: tuple[Column, ...]
+    values: Mapping[str, NDArray[np.float64]]
+    sources: Mapping[str, Mapping[str, str | None]]
+    faults: tuple[Fault, ...]
+    device: torch.device
+    seconds: float
+
+    def part(self, split: str, label: str) -> Scores:
+        """Keep the pairs of one split, under a label of their own."""
+        chosen = np.array([pair.split == split for pair in self.pairs.pairs])
+        kept = tuple(pair for pair in self.pairs.pairs if pair.split == split)
+        values = {row: figures[chosen] for row, figures in self.values.items()}
+        return replace(self, pairs=replace(self.pairs, pairs=kept, label=label), values=values)
 
 
 @dataclass(frozen=True)
@@ -51,6 +102,19 @@ class Evaluation:
     results: tuple[Result, ...]
     folder: Path
     faults: tuple[Fault, ...]
+
+
+def fusion_measures(names: Iterable[str] = tuple(METRICS)) -> Measures:
+    """Measure by the fusion metrics of these names, keys of :data:`emma_core.metrics.fusion.METRICS`."""
+    chosen = [METRICS[name] for name in names]
+
+    def reference(infrared: Tensor, visible: Tensor) -> Scorer:
+        pair = prepare(infrared[None], visible[None])
+        wanted = [metric.name for metric in chosen]
+        return lambda fused: [float(value) for value in pair.evaluate(fused[None], wanted).values()]
+
+    columns = (Column(each.name, each.unit, each.higher_is_better, each.digits, each.title) for each in chosen)
+    return Measures(tuple(columns), reference)
 
 
 def row_labels(spec: DatasetSpec, rows: Sequence[InputRow]) -> list[str]:
@@ -85,14 +149,29 @@ def evaluate_dataset(
     Raises:
         DataError: no pair could be scored.
     """
+    scores = score_pairs(pairs, rows, fusion_measures(), device=device, on_pair=on_pair)
+    results = write_scores(scores, runs, task=TASK, title="Fusion quality")
+    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
+    return Evaluation(results, folder, scores.faults)
+
+
+def score_pairs(
+    pairs: PairSet,
+    rows: Sequence[InputRow],
+    measures: Measures,
+    *,
+    device: str = "auto",
+    on_pair: Callable[[Pair], None] = lambda _: None,
+) -> Scores:
+    """Score every row on the same pairs; arguments, faults and errors as for :func:`evaluate_dataset`."""
     begun = time.perf_counter()
     place = resolve_device(device)
-    scores: dict[str, dict[str, list[float]]] = {}  # key of the pair -> row -> values in the order of the metrics
+    scored: dict[Pair, dict[str, list[float]]] = {}
     faults = list(pairs.faults)
 
     def score(pair: Pair) -> dict[str, list[float]] | Fault:
         try:
-            return _score_pair(pair, rows, pairs.spec, place)
+            return _score_pair(pair, rows, pairs.spec, measures, place)
         except DataError as error:
             return Fault(pair.split, pair.id, str(error))
 
@@ -100,23 +179,49 @@ def evaluate_dataset(
         if isinstance(outcome, Fault):
             faults.append(outcome)
         else:
-            scores[pair.key] = outcome
+            scored[pair] = outcome
         on_pair(pair)
-    if not scores:
+    if not scored:
         raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")
-    scored = tuple(pair for pair in pairs.pairs if pair.key in scores)
-    subset = replace(pairs, pairs=scored, faults=())
-    common = _common(subset, time.perf_counter() - begun, place)
-    results = tuple(_write_row(label, subset, scores, rows, runs, common) for label in row_labels(pairs.spec, rows))
-    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
-    return Evaluation(results, folder, tuple(faults))
+    return Scores(
+        pairs=replace(pairs, pairs=tuple(scored), faults=()),
+        columns=measures.columns,
+        values={
+            label: np.array([figures[label] for figures in scored.values()]) for label in row_labels(pairs.spec, rows)
+        },
+        sources={row.name: row.source for row in rows},
+        faults=tuple(faults),
+        device=place,
+        seconds=time.perf_counter() - begun,
+    )
 
 
-def _common(pairs: PairSet, seconds: float, device: torch.device) -> Result:
-    """Return what the results of all rows share; each row fills in its own."""
-    return Result(
-        task=TASK,
-        title="Fusion quality",
+def write_scores(
+    scores: Scores,
+    runs: Path,
+    *,
+    task: str,
+    title: str,
+    recipe: Mapping[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+) -> tuple[Result, ...]:
+    """Write one result and one table of single images a row.
+
+    Args:
+        scores: of all rows.
+        runs: where results go: ``<task>/<dataset>/<label of the pairs>/<row>``.
+        task: the command that measured.
+        title: of the table.
+        recipe: what must agree between rows that are compared.
+        notes: sentences a reader needs beside the figures.
+
+    Returns:
+        The results, in the order of the table.
+    """
+    pairs = scores.pairs
+    common = Result(
+        task=task,
+        title=title,
         dataset=pairs.dataset,
         split=pairs.label,
         split_hash=pairs.hash,
@@ -124,75 +229,90 @@ def _common(pairs: PairSet, seconds: float, device: torch.device) -> Result:
         parts=pairs.parts,
         count=len(pairs.pairs),
         row="",
-        columns=tuple(_column(metric) for metric in METRICS.values()),
+        columns=scores.columns,
         values={},
-        environment=environment(device),
-        seconds=round(seconds, 1),
+        recipe=dict(recipe or {}),
+        notes=notes,
+        environment=environment(scores.device),
+        seconds=round(scores.seconds, 1),
     )
+    return tuple(_write_row(label, scores, common, runs) for label in scores.values)
 
 
-def _score_pair(
-    pair: Pair, rows: Sequence[InputRow], spec: DatasetSpec, device: torch.device
-) -> dict[str, list[float]]:
-    infrared, visible = (_levels(path).to(device) for path in (pair.infrared, pair.visible))
+def read_levels(path: Path) -> Tensor:
+    """Read a file as whole grey levels, (H, W) float32 in 0..255.
+
+    Luma is taken of whole levels, as OpenCV does it: of values in [0, 1] some halves would round the other way.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    return torch.from_numpy(np.rint(luma(np.rint(read_image(path) * np.float32(255)))))
+
+
+def row_images(
+    pair: Pair, rows: Sequence[InputRow], spec: DatasetSpec, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Read the images of one pair: sources and naive rules, which are computed, and those of the rows from files.
+
+    Args:
+        pair: the pair.
+        rows: those that are read from files; one that is called like a naive rule takes its place.
+        spec: of the data set.
+        device: where to put them.
+
+    Returns:
+        Grey levels, (H, W) float32 in 0..255, by row.
+
+    Raises:
+        DataError: a file cannot be read, or has another size.
+    """
+    infrared, visible = (read_levels(path).to(device) for path in (pair.infrared, pair.visible))
     if infrared.shape != visible.shape:
         raise DataError(f"the two images differ in size: {_size(infrared)} and {_size(visible)}")
-    candidates = {
+    images = {
         spec.infrared_label: infrared,
         spec.visible_label: visible,
         "mean": ((infrared + visible) / 2).round(),
         "max": torch.maximum(infrared, visible),
     }
     for row in rows:
-        image = _levels(row.files[pair.key]).to(device)
+        image = read_levels(row.files[pair.key]).to(device)
         if image.shape != infrared.shape:
             raise DataError(f"{row.name}: {row.files[pair.key]} is {_size(image)}, its sources {_size(infrared)}")
-        candidates[row.name] = image
-    reference = prepare(infrared[None], visible[None])
-    return {
-        name: [float(value) for value in reference.evaluate(image[None]).values()] for name, image in candidates.items()
-    }
+        images[row.name] = image
+    return images
 
 
-def _levels(path: Path) -> Tensor:
-    """Read a file as whole grey levels, (H, W) float32 in 0..255.
-
-    Luma is taken of whole levels, as OpenCV does it: of values in [0, 1] some halves would round the other way.
-    """
-    return torch.from_numpy(np.rint(luma(np.rint(read_image(path) * np.float32(255)))))
+def _score_pair(
+    pair: Pair, rows: Sequence[InputRow], spec: DatasetSpec, measures: Measures, device: torch.device
+) -> dict[str, list[float]]:
+    images = row_images(pair, rows, spec, device)
+    scorer = measures.prepare(images[spec.infrared_label], images[spec.visible_label])
+    return {name: scorer(image) for name, image in images.items()}
 
 
 def _size(image: Tensor) -> str:
     return f"{image.shape[1]} x {image.shape[0]}"
 
 
-def _write_row(
-    label: str,
-    pairs: PairSet,
-    scores: Mapping[str, Mapping[str, list[float]]],
-    rows: Sequence[InputRow],
-    runs: Path,
-    common: Result,
-) -> Result:
-    values = np.array([scores[pair.key][label] for pair in pairs.pairs])
-    origin = {row.name: row.source for row in rows}
+def _write_row(label: str, scores: Scores, common: Result, runs: Path) -> Result:
+    values = scores.values[label]
+    spec = scores.pairs.spec
+    names = [column.name for column in scores.columns]
     result = replace(
         common,
         row=label,
-        values=dict(zip(METRICS, _nan_statistic(np.nanmean, values), strict=True)),
-        deviation=dict(zip(METRICS, _nan_statistic(np.nanstd, values), strict=True)),
-        source=dict(origin.get(label, {})),
-        baseline=label in {pairs.spec.infrared_label, pairs.spec.visible_label, *NAIVE_ROWS},
-        notes=_notes(values),
+        values=dict(zip(names, _nan_statistic(np.nanmean, values), strict=True)),
+        deviation=dict(zip(names, _nan_statistic(np.nanstd, values), strict=True)),
+        source=dict(scores.sources.get(label, {})),
+        baseline=label in {spec.infrared_label, spec.visible_label, *NAIVE_ROWS},
+        notes=(*common.notes, *_notes(names, values)),
     )
-    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, label)
+    folder = result_folder(runs, common.task, common.dataset, common.split, label)
     write_result(folder, result)
-    write_atomic(folder / "per_image.csv", _per_image(pairs, values).encode())
+    write_atomic(folder / "per_image.csv", _per_image(scores.pairs, names, values).encode())
     return result
-
-
-def _column(metric: Metric) -> Column:
-    return Column(metric.name, metric.unit, metric.higher_is_better, metric.digits, metric.title)
 
 
 def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> list[float]:
@@ -201,19 +321,19 @@ def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> 
     return [float(statistic(column)) if column.size else float("nan") for column in defined]
 
 
-def _notes(values: np.ndarray) -> tuple[str, ...]:
-    undefined = {name: int(np.isnan(column).sum()) for name, column in zip(METRICS, values.T, strict=True)}
+def _notes(names: Sequence[str], values: np.ndarray) -> tuple[str, ...]:
+    undefined = {name: int(np.isnan(column).sum()) for name, column in zip(names, values.T, strict=True)}
     return tuple(
-        f"{name} is not defined on {count} of {len(values)} images, which are too small for its window."
+        f"{name} is not defined on {count} of {len(values)} images, which are too small or too flat for it."
         for name, count in undefined.items()
         if count
     )
 
 
-def _per_image(pairs: PairSet, values: np.ndarray) -> str:
+def _per_image(pairs: PairSet, names: Sequence[str], values: np.ndarray) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "id", *METRICS])
+    writer.writerow(["split", "id", *names])
     for pair, row in zip(pairs.pairs, values, strict=True):
         writer.writerow([pair.split, pair.id, *(f"{value:.6f}" for value in row)])
     return text.getvalue()

@@ -276,7 +276,7 @@ _CPU = TrainingRecipe(
         FusionLoss("l1+gradient", infrared=1.0, visible=1.0, equivariance=1.0, maximum=1.0, slopes=5.0, gain=1.2),
         TransformConfig(angles=(10.0, 130.0, 250.0)),
         crops=_CPU_CROPS,
-        schedule=Schedule(epochs=18, batch=4, decay_epochs=6, clip=1.0, precision="bf16"),
+        schedule=Schedule(epochs=9, batch=4, decay_epochs=3, clip=1.0, precision="bf16"),
         warm_start=True,
         warm_start_loss=replace(PLAIN, slopes=5.0, gain=1.2),
         warm_start_schedule=Schedule(

@@ -57,10 +57,10 @@ _M3FD_SCENES = (
     ("hot", ("person", "car", "lamp", "truck")),
     ("dark", ("person", "car", "lamp", "truck", "motorcycle")),
     ("smoke", ("person", "car", "bus", "lamp")),
-    ("night fog", ("person", "car", "bus", "motorcycle", "lamp")),
-    ("overcast", ("person", "car", "lamp", "truck", "motorcycle")),
+    ("dark", ("person", "car", "bus", "motorcycle", "lamp")),
+    ("dark", ("person", "car", "lamp", "truck", "motorcycle")),
     ("night", ("person", "car", "bus", "motorcycle", "lamp")),
-    ("mist", ("person", "car", "truck", "lamp")),
+    ("dark", ("person", "car", "truck", "lamp")),
 )
 _MSRS_WANTED = (
     ("person", "car", "bike", "curve", "car stop", "color cone"),

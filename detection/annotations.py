@@ -1,0 +1,195 @@
+"""The boxes of a data set: where its labels are, what they say of each pair, and what had to be left out.
+
+M3FD comes with Pascal VOC XML, its copies with YOLO text or COCO JSON, MSRS and RoadScene with YOLO text by other
+people. A pair whose label file is missing is unlabelled, which is not the same as empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detection.classes import CLASSES, NUMBERED, dataset_classes
+from detection.label_files import LabelFile, read_coco, read_names, read_voc, read_yolo
+from emma_core.datasets import SAMPLE_SUFFIX, Pair, PairSet
+from emma_core.errors import DataError
+from emma_core.images import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+CONDITIONS = "conditions.json"
+"""What light each image was taken in, by id; may lie beside the labels."""
+
+_FOLDERS = ("Annotation", "Annotations", "labels", "label")
+_NAMES = ("classes.txt", "obj.names")
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """The objects of one pair; both images of it have the same.
+
+    Attributes:
+        width: of the images [pixels].
+        height: likewise.
+        boxes: (N, 4), float64: left, top, right, bottom [pixels], inside the image.
+        classes: (N,), int64, numbers of classes.
+    """
+
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The labels of a data set.
+
+    Attributes:
+        classes: names, in the order of their numbers.
+        images: by ``split/id``, in the order of the pairs.
+        unlabelled: pairs without a label file.
+        clipped: number of boxes that reached out of their image.
+        degenerate: number of boxes without area, which were left out.
+        source: the folder or file they were read from.
+    """
+
+    classes: tuple[str, ...]
+    images: Mapping[str, ImageBoxes]
+    unlabelled: tuple[str, ...]
+    clipped: int
+    degenerate: int
+    source: Path
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over classes, keys, sizes and boxes."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for key, image in sorted(self.images.items()):
+            digest.update(f"{key} {image.width} {image.height}".encode())
+            digest.update(image.classes.tobytes() + image.boxes.round(3).tobytes())
+        return digest.hexdigest()
+
+    def counts(self, keys: Iterable[str]) -> dict[str, int]:
+        """Count the objects of each class in some images."""
+        total = np.zeros(len(self.classes), np.int64)
+        for key in keys:
+            total += np.bincount(self.images[key].classes, minlength=len(self.classes))
+        return dict(zip(self.classes, total.tolist(), strict=True))
+
+
+def read_annotations(pairs: PairSet, labels: Path | None = None) -> Annotations:
+    """Read the boxes of all pairs.
+
+    Args:
+        pairs: of a data set with boxes.
+        labels: folder of label files, or COCO file; by default what is found in the usual places.
+
+    Returns:
+        The labels; pairs that have none are counted.
+
+    Raises:
+        DataError: there are no labels, or a file is broken; the message names it, and the line.
+        UsageError: nobody has drawn boxes for this data set.
+    """
+    classes = dataset_classes(pairs.dataset)
+    find, source = _finder(pairs, labels, classes)
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(find, pairs.pairs))
+        labelled = [(pair, file) for pair, file in zip(pairs.pairs, found, strict=True) if file is not None]
+        placed = list(pool.map(_place, *zip(*labelled, strict=True))) if labelled else []
+    if not placed:
+        raise DataError(f"{source}: no label file is named like a pair of {pairs.dataset}, e.g. {pairs.pairs[0].id}")
+    return Annotations(
+        classes=classes,
+        images={pair.key: image for (pair, _), (image, _, _) in zip(labelled, placed, strict=True)},
+        unlabelled=tuple(pair.key for pair, file in zip(pairs.pairs, found, strict=True) if file is None),
+        clipped=sum(clipped for _, clipped, _ in placed),
+        degenerate=sum(degenerate for _, _, degenerate in placed),
+        source=source,
+    )
+
+
+def _finder(
+    pairs: PairSet, labels: Path | None, classes: tuple[str, ...]
+) -> tuple[Callable[[Pair], LabelFile | None], Path]:
+    """Return how the labels of a pair are found, and where."""
+    if labels is not None and not labels.exists():
+        raise DataError(f"--labels {labels}: no such file or folder")
+    if labels is not None and labels.is_file():
+        return _from_coco([labels], classes), labels
+    folders = {part: labels or _label_folder(pairs.root, part) for part in pairs.parts}
+    there = {part: folder for part, folder in folders.items() if folder is not None}
+    if not there:
+        expected = ", ".join(_FOLDERS[:3])
+        raise DataError(f"{pairs.dataset}: no labels under {pairs.root} (expected a folder {expected}); add --labels")
+    source = next(iter(there.values()))
+    if coco := sorted(path for path in source.glob("*.json") if path.name != CONDITIONS):
+        return _from_coco(coco, classes), source
+    readers = {part: _file_reader(pairs.dataset, folder, classes) for part, folder in there.items()}
+    return lambda pair: readers[pair.split](pair) if pair.split in readers else None, source
+
+
+def _label_folder(root: Path, part: str) -> Path | None:
+    """Find the folder of labels of a part of a data set, whatever the case of its name."""
+    wanted = [name.lower() for name in _FOLDERS]
+    for place in (root / part, root):
+        if place.is_dir():
+            alike = [entry for entry in place.iterdir() if entry.is_dir() and entry.name.lower() in wanted]
+            if alike:
+                return min(alike, key=lambda entry: (wanted.index(entry.name.lower()), entry.name))
+    return None
+
+
+def _file_reader(dataset: str, folder: Path, classes: tuple[str, ...]) -> Callable[[Pair], LabelFile | None]:
+    """Return a reader of one label file a pair."""
+    if next(folder.glob("*.xml"), None) is not None:
+        return lambda pair: _if_there(folder / f"{pair.id}.xml", lambda path: read_voc(path, classes))
+    names = _numbering(dataset, folder)
+    return lambda pair: _if_there(folder / f"{pair.id}.txt", lambda path: read_yolo(path, names, classes))
+
+
+def _if_there(path: Path, read: Callable[[Path], LabelFile]) -> LabelFile | None:
+    return read(path) if path.exists() else None
+
+
+def _numbering(dataset: str, folder: Path) -> tuple[str, ...]:
+    """Find out what the numbers of YOLO label files stand for: never guessed, copies differ."""
+    for place in (folder / name for name in _NAMES):
+        if place.exists():
+            return tuple(read_names(place))
+    name = dataset.removesuffix(SAMPLE_SUFFIX)
+    if name in NUMBERED:
+        return CLASSES[name]
+    raise DataError(
+        f"{folder}: YOLO labels hold numbers only, and copies of {dataset} number their classes differently; "
+        f"expected {_NAMES[0]} beside them, with the class names in the order of their numbers"
+    )
+
+
+def _from_coco(files: list[Path], classes: tuple[str, ...]) -> Callable[[Pair], LabelFile | None]:
+    table: dict[str, LabelFile] = {}
+    for path in files:
+        table |= read_coco(path, classes)
+    return lambda pair: table.get(pair.id)
+
+
+def _place(pair: Pair, file: LabelFile) -> tuple[ImageBoxes, int, int]:
+    """Clip the boxes of a file to their image; count those that were clipped, and those that have no area."""
+    width, height = file.size or read_image(pair.infrared).shape[1::-1]
+    boxes = np.array([entry.box for entry in file.objects], np.float64).reshape(-1, 4)
+    if file.size is None:
+        boxes *= (width, height, width, height)
+    inside = boxes.clip(0, (width, height, width, height))
+    kept = (inside[:, 2:] - inside[:, :2] > 0).all(axis=1)
+    clipped = (np.abs(inside - boxes) > 0.01).any(axis=1) & kept
+    classes = np.array([entry.number for entry in file.objects], np.int64)
+    return ImageBoxes(width, height, inside[kept], classes[kept]), int(clipped.sum()), int((~kept).sum())

@@ -1,0 +1,250 @@
+"""``emma-tasks detect``: what fusing does for a detector (Table 3 of the paper).
+
+Imports stand inside the functions, as in :mod:`emma_core.commands`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emma_core.errors import UsageError
+from emma_core.options import (
+    Device,
+    DryRun,
+    FusedFolders,
+    FusedRow,
+    InfraredRow,
+    Root,
+    Runs,
+    Seeds,
+    VisibleRow,
+    find_dataset,
+    finish,
+    named_folders,
+    numbers,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from detection.bench import Bench
+    from detection.recipes import DetectorRecipe
+    from detection.run import Outcome
+    from detection.splits import DetectionSplit
+    from emma_core.datasets import Pair, PairSet
+    from emma_core.rows import InputRow
+
+Name = Annotated[str, typer.Argument(help="M3FD, MSRS or RoadScene.")]
+SplitMethod = Annotated[
+    str | None, typer.Option("--split", help="paper, scene, blocks, official or thirds; by default what fits the data.")
+]
+SplitJson = Annotated[Path | None, typer.Option("--split-file", help="A split.json, such as every run writes.")]
+TestList = Annotated[Path | None, typer.Option(help="Your own split: ids to test on, one a line.")]
+TrainList = Annotated[Path | None, typer.Option(help="Ids to train on; else all that the other lists do not name.")]
+ValList = Annotated[Path | None, typer.Option(help="Ids to choose the epoch by; else one in ten is held out.")]
+Labels = Annotated[Path | None, typer.Option(help="Folder of boxes, or a COCO file, if not in the usual places.")]
+Conditions = Annotated[Path | None, typer.Option(help="JSON object of day, night, ... by id, for figures of each.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="paper, quick or demo.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file whose values replace the recipe's.")]
+Model = Annotated[str | None, typer.Option(help="Any YOLO of ultralytics, or a YAML file, instead of the recipe's.")]
+Pretrained = Annotated[Path | None, typer.Option(help="Weights to begin with, e.g. a COCO state dict of yolov5n.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")]
+Size = Annotated[int | None, typer.Option(min=32, help="Longer side of the images in pixels, a multiple of 32.")]
+EvaluateOnly = Annotated[Path | None, typer.Option(help="Train nothing: score this detector on all rows.")]
+
+
+def detect(
+    name: Name = "M3FD",
+    root: Root = None,
+    infrared: InfraredRow = False,
+    visible: VisibleRow = False,
+    fused: FusedRow = False,
+    fused_dir: FusedFolders = None,
+    split: SplitMethod = None,
+    split_file: SplitJson = None,
+    test_list: TestList = None,
+    train_list: TrainList = None,
+    val_list: ValList = None,
+    labels: Labels = None,
+    conditions: Conditions = None,
+    recipe: RecipeName = "paper",
+    config: Config = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    epochs: Epochs = None,
+    size: Size = None,
+    seeds: Seeds = "0",
+    evaluate_only: EvaluateOnly = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+) -> None:
+    """Train the same detector on infrared, visible and fused images, and compare. A stopped run goes on.
+
+    Without --ir, --vis, --fused and --fused-dir all rows but foreign folders are run.
+
+    Example: emma-tasks detect M3FD --root ~/data/M3FD --seeds 0,1,2
+    """
+    from detection.offline import keep_to
+
+    keep_to(runs)
+    chosen = _recipe(recipe, config, model=model, epochs=epochs, size=size)
+    pairs = find_dataset(name, root)
+    choose = _splitter(pairs, split, split_file, (train_list, test_list, val_list))
+    bench = _open(pairs, choose, labels, conditions, evaluate_only)
+    rows = _rows(bench, runs, (infrared, visible, fused), fused_dir, evaluate_only)
+    if dry_run:
+        _foretell(bench, rows, chosen, numbers("--seeds", seeds), evaluate_only)
+        return
+    if evaluate_only:
+        outcome = _evaluate(bench, rows, evaluate_only, runs, size, device)
+    else:
+        outcome = _train(bench, rows, (recipe, chosen), seeds, pretrained, runs, device)
+    _print(outcome)
+    finish(pairs.faults)
+
+
+def demo(data: Path, runs: Path) -> None:
+    """Do this task's part of ``emma-tasks demo``: a small detector for each row, on rendered samples of M3FD."""
+    detect("M3FD", data / "M3FD", split="thirds", recipe="demo", runs=runs)
+
+
+def _recipe(name: str, config: Path | None, **options: Any) -> DetectorRecipe:  # noqa: ANN401 - fields of a recipe
+    import tomllib
+
+    from detection.recipes import changed, detector_recipe
+
+    try:
+        changes = tomllib.loads(config.read_text("utf-8")) if config else {}
+    except OSError as error:
+        raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UsageError(f"{config}: not TOML ({error})") from None
+    return changed(detector_recipe(name), changes, **options)
+
+
+def _splitter(
+    pairs: PairSet,
+    method: str | None,
+    file: Path | None,
+    lists: tuple[Path | None, Path | None, Path | None],
+) -> Callable[[Sequence[Pair]], DetectionSplit]:
+    """Return what parts the labelled pairs, as the options ask for it."""
+    from detection.splits import default_method, listed_split, make_split, read_split
+
+    train, test, val = lists
+    if sum(option is not None for option in (method, file, train or test or val)) > 1:
+        raise UsageError("Give one of --split, --split-file, and --test-list")
+    if file is not None:
+        return lambda labelled: read_split(file, labelled)
+    if test is not None:
+        return lambda labelled: listed_split(labelled, test, train, val)
+    if train or val:
+        raise UsageError("--train-list and --val-list go with --test-list, the ids to test on")
+
+    def choose(labelled: Sequence[Pair]) -> DetectionSplit:
+        chosen = method or default_method(pairs.dataset, labelled)
+        with progress_bar("Looking for near-duplicates", len(labelled) if chosen == "scene" else 0) as advance:
+            return make_split(labelled, chosen, advance)
+
+    return choose
+
+
+def _open(
+    pairs: PairSet,
+    choose: Callable[[Sequence[Pair]], DetectionSplit],
+    labels: Path | None,
+    conditions: Path | None,
+    evaluate_only: Path | None,
+) -> Bench:
+    """Read and part the data; what one frozen detector is scored on has a folder of its own."""
+    from dataclasses import replace
+
+    from detection.bench import describe, open_bench
+
+    bench = open_bench(pairs, choose, labels=labels, conditions=conditions)
+    for line in describe(bench):
+        typer.echo(line, err=True)
+    if evaluate_only is None:
+        return bench
+    return replace(bench, pairs=replace(bench.pairs, label=f"{bench.split.label}-{evaluate_only.stem}"))
+
+
+def _rows(
+    bench: Bench,
+    runs: Path,
+    wanted: tuple[bool, bool, bool],
+    folders: list[str] | None,
+    evaluate_only: Path | None,
+) -> tuple[InputRow, ...]:
+    from emma_core.rows import chosen_rows
+
+    infrared, visible, fused = wanted
+    pairs = bench.test if evaluate_only else bench.pairs
+    named = named_folders("--fused-dir", folders)
+    return chosen_rows(pairs, runs, infrared=infrared, visible=visible, fused=fused, folders=named)
+
+
+def _foretell(
+    bench: Bench,
+    rows: Sequence[InputRow],
+    recipe: DetectorRecipe,
+    seeds: tuple[int, ...],
+    evaluate_only: Path | None,
+) -> None:
+    names = ", ".join(row.name for row in rows)
+    if evaluate_only:
+        typer.echo(f"Would score {evaluate_only} on {len(bench.split.test)} images of each row: {names}")
+        return
+    typer.echo(
+        f"Would train {recipe.model} for {recipe.epochs} epochs at {recipe.size} pixels on "
+        f"{len(bench.split.train)} images, for each row ({names}) and seed ({', '.join(map(str, seeds))})"
+    )
+
+
+def _evaluate(
+    bench: Bench, rows: Sequence[InputRow], weights: Path, runs: Path, size: int | None, device: str
+) -> Outcome:
+    from detection.run import evaluate_rows
+    from detection.weights import read_weights
+    from emma_core.runtime import resolve_device
+
+    return evaluate_rows(bench, rows, read_weights(weights), runs, size=size, device=resolve_device(device))
+
+
+def _train(
+    bench: Bench,
+    rows: Sequence[InputRow],
+    recipe: tuple[str, DetectorRecipe],
+    seeds: str,
+    pretrained: Path | None,
+    runs: Path,
+    device: str,
+) -> Outcome:
+    from detection.run import TrainingSetup, train_rows
+    from detection.weights import read_weights
+    from detection.yolo import build_network, matching_tensors
+    from emma_core.runtime import resolve_device
+
+    start = read_weights(pretrained) if pretrained else None
+    setup = TrainingSetup(*recipe, numbers("--seeds", seeds), start, resolve_device(device))
+    network = build_network(setup.recipe, len(bench.classes), 0)
+    said = matching_tensors(network, start)[1] if start else "No --pretrained weights: detectors start from scratch"
+    typer.echo(said, err=True)
+    return train_rows(bench, rows, setup, runs)
+
+
+def _print(outcome: Outcome) -> None:
+    """Print the table, what can be said of it, and where everything is."""
+    from rich.console import Console
+
+    from emma_core.report.tables import table_of
+
+    Console().print(table_of(outcome.results).to_console())
+    for comparison in outcome.comparisons:
+        typer.echo(comparison.sentence())
+    typer.echo(f"Written: {outcome.folder}. A page of all results: emma-tasks report")

@@ -1,0 +1,383 @@
+"""The only module that imports ultralytics: builds, trains and runs its detectors.
+
+Images and boxes are handed over in memory: nothing is copied or linked, and no cache is written beside the user's
+files. Trained weights leave as safetensors; ultralytics' own checkpoint serves to go on after a kill, and nothing else.
+Call :func:`detection.offline.keep_to` before the first import.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from ultralytics.data.augment import LetterBox
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+from ultralytics.utils import LOGGER, SETTINGS
+from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils.ops import scale_boxes
+
+from detection.anchors import AnchorHead
+from detection.weights import DetectorInfo, save_detector
+from emma_core.chance import seeded
+from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
+from emma_core.images import to_8bit
+from emma_core.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from detection.annotations import ImageBoxes
+    from detection.recipes import DetectorRecipe
+    from detection.weights import WeightsFile
+    from emma_core.images import FloatImage
+
+WEIGHTS, WORK = "weights.safetensors", "ultralytics"
+
+_LEAST, _OVERLAP, _MOST = 0.001, 0.7, 300  # confidence, IoU of suppression, boxes an image: ultralytics' for validation
+
+LOGGER.setLevel(logging.ERROR)
+SETTINGS.update({name: False for name, value in SETTINGS.items() if value is True})  # telemetry, loggers, adverts
+
+
+class Detections(NamedTuple):
+    """What was found in one image, the most confident first.
+
+    Attributes:
+        boxes: (N, 4), float64: left, top, right, bottom [pixels].
+        scores: (N,), float64 in [0, 1].
+        classes: (N,), int64, numbers of classes.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    classes: NDArray[np.int64]
+
+
+class LabelledImage(NamedTuple):
+    """An image file of one row and the objects in it."""
+
+    file: Path
+    truth: ImageBoxes
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What one training run needs.
+
+    Attributes:
+        title: for whoever watches.
+        recipe: how to train.
+        seed: of everything random.
+        classes: names.
+        train: images to fit to.
+        val: images to choose the epoch by.
+        start: tensors to begin with, by name; the rest is drawn.
+        folder: of the run; a killed one goes on in it.
+        device: where to compute.
+    """
+
+    title: str
+    recipe: DetectorRecipe
+    seed: int
+    classes: tuple[str, ...]
+    train: Sequence[LabelledImage]
+    val: Sequence[LabelledImage]
+    start: Mapping[str, torch.Tensor]
+    folder: Path
+    device: torch.device
+
+
+class Detector:
+    """A trained network that finds boxes in images.
+
+    Attributes:
+        classes: names of what it finds.
+        size: longer side to which images are brought [pixels].
+    """
+
+    def __init__(self, network: nn.Module, classes: tuple[str, ...], size: int, device: torch.device) -> None:
+        self.classes, self.size = classes, size
+        self._device = device
+        self._network = network.fuse(verbose=False).eval().to(device)  # type: ignore[operator]
+        self._fit = LetterBox((size, size), auto=True, stride=32)
+
+    def __call__(self, image: FloatImage) -> Detections:
+        """Find boxes in an image, (H, W) or (H, W, 3) in [0, 1]; grey becomes three equal channels."""
+        pixels = to_8bit(image)
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+        fitted = self._fit(image=pixels)
+        batch = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))[None].to(self._device).float() / 255
+        with torch.inference_mode():
+            raw = self._network(batch)
+            (found,) = non_max_suppression(
+                raw,
+                _LEAST,
+                _OVERLAP,
+                multi_label=True,
+                max_det=_MOST,
+                nc=len(self.classes),
+                end2end=getattr(self._network, "end2end", False),
+            )
+        boxes = scale_boxes(fitted.shape[:2], found[:, :4].clone(), image.shape[:2]).double().cpu().numpy()
+        return Detections(boxes, found[:, 4].double().cpu().numpy(), found[:, 5].long().cpu().numpy())
+
+
+def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionModel:
+    """Build the network of a recipe; one seed gives the same initial weights to every row.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    architecture = _architecture(recipe)
+    try:
+        with seeded(seed, "detector"):
+            network = DetectionModel(architecture, ch=3, nc=classes, verbose=False)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        raise UsageError(f"--model {recipe.model}: cannot be built ({type(error).__name__}: {error})") from None
+    if not isinstance(network.model[-1], Detect):
+        raise UsageError(f"--model {recipe.model}: is no detector of the YOLO family, e.g. yolov5s")
+    return network
+
+
+def _architecture(recipe: DetectorRecipe) -> dict[str, Any]:
+    name = recipe.model if recipe.model.endswith((".yaml", ".yml")) else f"{recipe.model}.yaml"
+    try:
+        content: dict[str, Any] = yaml_model_load(name)
+    except (FileNotFoundError, OSError):
+        raise UsageError(f"--model {recipe.model}: no such model; expected e.g. yolov5s, or a YAML file") from None
+    except Exception as error:  # whatever a file that is no YAML provokes in its parser
+        raise UsageError(f"--model {recipe.model}: not a model ({type(error).__name__})") from None
+    if recipe.width is not None:
+        depth, _, most = content.get("scales", {}).get(content.get("scale"), (1.0, 1.0, 1024))
+        content["scales"] = {content["scale"]: [depth, recipe.width, most]}
+    return content
+
+
+def matching_tensors(network: nn.Module, weights: WeightsFile) -> tuple[dict[str, torch.Tensor], str]:
+    """Choose the tensors of a file that fit a network, by name and shape.
+
+    Returns:
+        The tensors, and a sentence that says how many layers matched.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    wanted = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in weights.tensors.items()
+        if name in wanted and tensor.ndim and tensor.shape == wanted[name].shape
+    }
+    layers, matched = ({name.rpartition(".")[0] for name in names} for names in (wanted, fitting))
+    if not fitting:
+        raise CheckpointError(
+            f"{weights.path}: none of its tensors fits this model; expected weights of the same --model, e.g. yolov5n"
+        )
+    return fitting, f"{weights.path.name}: {len(matched)} of {len(layers)} layers matched; the rest starts from scratch"
+
+
+def load_detector(weights: WeightsFile, size: int | None, device: torch.device) -> Detector:
+    """Make a detector of our weights, or of a state dict of the anchor-based YOLOv5.
+
+    Args:
+        weights: the content of the file.
+        size: longer side of the images [pixels]; by default that of its training, or 640.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: the tensors do not make a detector.
+    """
+    try:
+        if weights.info is not None:
+            network, classes = _trained(weights.info), weights.info.classes
+        else:
+            network, classes = _anchor_based(weights)
+        network.load_state_dict(weights.tensors)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a description of a network that is none provokes
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{weights.path}: its tensors make no detector ({reason})") from None
+    return Detector(network, classes, size or (weights.info.size if weights.info else 640), device)
+
+
+def _trained(info: DetectorInfo) -> DetectionModel:
+    return DetectionModel(dict(info.architecture), ch=3, nc=len(info.classes), verbose=False)
+
+
+def _anchor_based(weights: WeightsFile) -> tuple[DetectionModel, tuple[str, ...]]:
+    """Build ultralytics' YOLOv5 around the widths that the file describes, and put the anchor-based head on it."""
+    described, names = weights.architecture, weights.names
+    heads = sorted(name for name in weights.tensors if name.endswith(".m.2.weight") and name.count(".") == 4)
+    if described is None or not names or not heads:
+        raise CheckpointError(
+            f"{weights.path}: neither weights of this tool nor a state dict of YOLOv5 with 'yaml' and 'names'"
+        )
+    scale = [float(described["depth_multiple"]), float(described["width_multiple"]), 1024]
+    architecture = yaml_model_load("yolov5n.yaml") | {"scale": "n", "scales": {"n": scale}}
+    network = DetectionModel(architecture, ch=3, nc=len(names), verbose=False)
+    last = network.model[-1]
+    stem = heads[0].removesuffix("2.weight")
+    channels = [weights.tensors[f"{stem}{index}.weight"].shape[1] for index in range(3)]
+    head = AnchorHead(len(names), channels)
+    head.f, head.i, head.type = last.f, last.i, "AnchorHead"  # type: ignore[assignment]
+    network.model[-1] = head
+    return network, names
+
+
+def train_detector(task: TrainingTask) -> None:
+    """Train in ``task.folder``, or go on there, and leave ``weights.safetensors``.
+
+    Raises:
+        EmmaError: training cannot go on.
+    """
+    last = task.folder / WORK / "weights" / "last.pt"
+    done = load_checkpoint(last)[1]["epoch"] + 1 if last.exists() else 0
+    if done >= task.recipe.epochs:
+        return
+    threads = torch.get_num_threads()
+    with TrainingLog(task.folder, done, task.recipe.epochs, task.title) as log:
+        trainer = _Trainer(task, log, resume=last if done else None)
+        torch.set_num_threads(threads)  # ultralytics leaves a core idle
+        try:
+            trainer.train()
+        except FileNotFoundError as error:
+            raise DataError(f"{task.title}: {' '.join(str(error).split())}") from None
+        except RuntimeError as error:
+            raise EmmaError(f"{task.title}: training stopped ({' '.join(str(error).split())[:200]})") from None
+
+
+class _Images(YOLODataset):  # type: ignore[misc]
+    """Images and boxes that are handed over, instead of found by the names of folders."""
+
+    def get_img_files(self, img_path: Sequence[LabelledImage]) -> list[str]:
+        return [str(image.file) for image in img_path]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        return [_label(image) for image in self.img_path]
+
+    def load_image(self, i: int, **options: Any) -> Any:  # noqa: ANN401 - as its base class
+        self.npy_files[i] = self.npy_files[i].with_suffix(".none")  # a .npy beside an image would be read instead
+        return super().load_image(i, **options)
+
+
+def _label(image: LabelledImage) -> dict[str, Any]:
+    """Describe an image in ultralytics' terms: centre and size as fractions of width and height."""
+    truth = image.truth
+    low, high = truth.boxes[:, :2], truth.boxes[:, 2:]
+    boxes = np.hstack([(low + high) / 2, high - low]) / ([truth.width, truth.height] * 2)
+    return {
+        "im_file": str(image.file),
+        "shape": (truth.height, truth.width),
+        "cls": truth.classes[:, None].astype(np.float32),
+        "bboxes": boxes.astype(np.float32),
+        "segments": [],
+        "keypoints": None,
+        "normalized": True,
+        "bbox_format": "xywh",
+    }
+
+
+class _Trainer(DetectionTrainer):  # type: ignore[misc]
+    """Ultralytics' loop around our network, images and log."""
+
+    last: Path
+
+    def __init__(self, task: TrainingTask, log: TrainingLog, resume: Path | None) -> None:
+        self._task, self._log = task, log
+        super().__init__(overrides=_arguments(task) | ({"resume": str(resume)} if resume else {}))
+        self.add_callback("on_fit_epoch_end", lambda _: self._note())
+
+    def get_dataset(self) -> dict[str, Any]:
+        names = dict(enumerate(self._task.classes))
+        return {"train": "train", "val": "val", "nc": len(names), "names": names, "channels": 3}
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> _Images:
+        training = mode == "train"
+        return _Images(
+            img_path=getattr(self._task, img_path),
+            imgsz=self.args.imgsz,
+            batch_size=batch,
+            augment=training,
+            hyp=self.args,
+            rect=not training,
+            cache="ram",
+            stride=32,
+            pad=0.0 if training else 0.5,
+            data=self.data,
+        )
+
+    def get_model(self, cfg: object = None, weights: nn.Module | None = None, verbose: bool = True) -> DetectionModel:  # noqa: ARG002
+        network = build_network(self._task.recipe, len(self._task.classes), self._task.seed)
+        network.load_state_dict({**network.state_dict(), **self._task.start})
+        if weights is not None:
+            network.load(weights, verbose=False)
+        return network
+
+    def save_model(self) -> bool:
+        """Keep the best weights as our own, then ultralytics' checkpoint, each whole or not at all."""
+        if self.fitness == self.best_fitness:
+            info = DetectorInfo(self._task.classes, self.ema.ema.yaml, self._task.recipe.size)
+            save_detector(self._task.folder / WEIGHTS, self.ema.ema.state_dict(), info)
+        last, self.last = self.last, self.last.with_suffix(".part")
+        self.best = self.last  # ultralytics' copy of the best is not needed
+        saved: bool = super().save_model()
+        self.last.replace(last)
+        self.last = last
+        return saved
+
+    def final_eval(self) -> None:
+        """Leave the evaluation to us."""
+
+    def _note(self) -> None:
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        self._log.tick(self.epoch + 1, sum(losses.values()))
+        chosen = {"mAP@0.5:0.95 of the validation images": float(self.fitness)} if self.fitness is not None else {}
+        self._log.step(self.epoch + 1, {**losses, **chosen, "rate": self.optimizer.param_groups[0]["lr"]})
+
+
+def _arguments(task: TrainingTask) -> dict[str, Any]:
+    recipe = task.recipe
+    cuda = task.device.type == "cuda"
+    return {
+        "task": "detect",
+        "model": "yolov5n.yaml",  # get_model builds the one that is asked for
+        "data": "in memory",
+        "save_dir": str(task.folder / WORK),
+        "epochs": recipe.epochs,
+        "patience": 0,
+        "batch": recipe.batch,
+        "nbs": recipe.nominal_batch,
+        "imgsz": recipe.size,
+        "optimizer": recipe.optimizer,
+        "lr0": recipe.learning_rate,
+        "lrf": recipe.final_rate,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+        "warmup_epochs": recipe.warmup_epochs,
+        "mosaic": recipe.mosaic,
+        "close_mosaic": recipe.plain_epochs,
+        "scale": recipe.scale,
+        "translate": recipe.translate,
+        "fliplr": recipe.flip,
+        "hsv_h": recipe.hue,
+        "hsv_s": recipe.saturation,
+        "hsv_v": recipe.brightness,
+        "val": recipe.validate,
+        "seed": task.seed,
+        "device": str(task.device.index or 0) if cuda else task.device.type,
+        "amp": "bf16" if cuda and torch.cuda.is_bf16_supported() else False,
+        "augmentations": [],
+        "plots": False,
+        "verbose": False,
+    }

@@ -1,0 +1,188 @@
+"""``emma-tasks medical``: what fusing two scans of one head keeps of each (Table 5 of the paper).
+
+Imports stand inside the functions, as in :mod:`emma_core.commands`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emma_core.errors import UsageError
+from emma_core.options import Device, DryRun, FusedFolders, Root, Runs, SplitFile, finish, named_folders, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emma_core.datasets import PairSet
+    from emma_core.fusers import Fuser
+    from medical.data import OwnScans, Ready
+    from medical.run import MedicalTable, Outcome
+
+MriFolder = Annotated[Path | None, typer.Option("--mri", help="Instead of --root: images, DICOM files or volumes.")]
+OtherFolder = Annotated[Path | None, typer.Option("--other", help="The scans that belong to --mri, named alike.")]
+Modality = Annotated[
+    str | None, typer.Option(help="Of the other scans: CT, PET, SPECT or a name; with --root, only this part.")
+]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="What to call your own scans; else MRI-MODALITY.")]
+Weights = Annotated[Path | None, typer.Option(help="Of EMMA, instead of the shipped ones, say fine-tuned on scans.")]
+RowName = Annotated[str, typer.Option("--name", help="What to call the row that is fused now.")]
+AllMetrics = Annotated[bool, typer.Option("--all-metrics", help="Add SF, SCD, CC and SSIM.")]
+OtherWindow = Annotated[
+    str | None, typer.Option("--window", help="CENTRE,WIDTH to show the other scans in, if DICOM or NIfTI.")
+]
+MriWindow = Annotated[str | None, typer.Option(help="CENTRE,WIDTH to show the MRI in.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Fuse anew instead of continuing.")]
+
+TAKEN = ("MRI", "other", "mean", "max")
+"""Rows that are there without being fused."""
+
+SAID_OF_SOURCES = ("Detail MRI", "Detail other")
+"""Columns in which the terminal compares with each scan alone; the report has all."""
+
+
+def medical(
+    root: Root = None,
+    mri: MriFolder = None,
+    other: OtherFolder = None,
+    modality: Modality = None,
+    dataset: DatasetName = None,
+    weights: Weights = None,
+    name: RowName = "EMMA",
+    fused_dir: FusedFolders = None,
+    all_metrics: AllMetrics = False,
+    window: OtherWindow = None,
+    mri_window: MriWindow = None,
+    split_file: SplitFile = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fuse MRI with CT, PET or SPECT by EMMA, and score it beside each scan alone, mean and maximum.
+
+    Whatever fuse-dataset made of the same pairs is scored too. A stopped run goes on.
+
+    Example: emma-tasks medical --root ~/data/Harvard
+    """
+    from emma_core.datasets import is_plain_name
+    from emma_core.fuse_dataset import fused_folder
+    from emma_core.fusers import load_fuser
+
+    if not is_plain_name(name) or name in TAKEN:
+        raise UsageError(f"--name {name!r}: expected a name without folders, and none of {', '.join(TAKEN)}")
+    own = _own_scans(mri, other, modality, dataset, (mri_window, window))
+    foreign = named_folders("--fused-dir", fused_dir)
+    fuser = load_fuser("EMMA", weights=weights, device=device)
+    if dry_run and own is not None and own.hold_scans:
+        typer.echo(f"Would convert {' and '.join(map(str, own.folders.values()))} into {own.converted(runs)}, and fuse")
+        return
+    ready = _find(root, own, modality, split_file, runs)
+    if dry_run:
+        _foretell(ready.pairs, fused_folder(runs, ready.pairs.dataset, name), foreign)
+        return
+    outcome = _fuse_and_score(ready, fuser, name, foreign, runs, overwrite=overwrite, all_metrics=all_metrics)
+    _print(outcome.tables, name)
+    finish(ready.faults + outcome.faults)
+
+
+def demo(data: Path, runs: Path) -> None:
+    """Do this task's part of ``emma-tasks demo``: the table of the rendered heads."""
+    medical(data / "Harvard", runs=runs)
+
+
+def _own_scans(
+    mri: Path | None,
+    other: Path | None,
+    modality: str | None,
+    dataset: str | None,
+    windows: tuple[str | None, str | None],
+) -> OwnScans | None:
+    """Gather what describes two folders, or return None where nothing does."""
+    from medical.data import MODALITIES, OwnScans
+    from medical.scans import parse_window
+
+    if mri is None and other is None:
+        if dataset or any(windows):
+            raise UsageError("--dataset, --window and --mri-window go with --mri DIR --other DIR")
+        return None
+    if mri is None or other is None or not modality:
+        raise UsageError("--mri DIR, --other DIR and --modality CT|PET|SPECT|NAME go together")
+    modality = {known.lower(): known for known in MODALITIES}.get(modality.lower(), modality)
+    return OwnScans(
+        dataset or f"MRI-{modality}",
+        modality,
+        folders={"MRI": mri, "other": other},
+        windows={"MRI": parse_window("--mri-window", windows[0]), "other": parse_window("--window", windows[1])},
+    )
+
+
+def _find(root: Path | None, own: OwnScans | None, modality: str | None, split_file: Path | None, runs: Path) -> Ready:
+    from medical.data import harvard_pairs, own_pairs
+
+    if root is not None and own is None:
+        return harvard_pairs(root, modality, split_file)
+    if root is None and own is not None:
+        with progress_bar("Reading scans", None) as advance:
+            return own_pairs(own, runs, split_file, on_file=advance)
+    raise UsageError("Give either --root DIR, or --mri DIR --other DIR --modality CT|PET|SPECT|NAME")
+
+
+def _foretell(pairs: PairSet, folder: Path, foreign: Sequence[tuple[str, Path]]) -> None:
+    rows = ", ".join(name for name, _ in foreign)
+    counts = ", ".join(f"{part} {sum(pair.split == part for pair in pairs.pairs)}" for part in pairs.parts)
+    typer.echo(
+        f"Would fuse {len(pairs.pairs)} pairs of {pairs.dataset} ({counts}) into {folder} and score them beside each "
+        f"scan alone, mean, max{', ' * bool(rows)}{rows} and what fuse-dataset made"
+    )
+    finish(pairs.faults)
+
+
+def _fuse_and_score(
+    ready: Ready,
+    fuser: Fuser,
+    name: str,
+    foreign: Sequence[tuple[str, Path]],
+    runs: Path,
+    *,
+    overwrite: bool,
+    all_metrics: bool,
+) -> Outcome:
+    from emma_core.fuse_dataset import fuse_dataset, fused_folder
+    from emma_core.rows import chosen_rows, fused_rows
+    from medical.run import evaluate_medical
+
+    pairs = ready.pairs
+    if foreign:
+        fused_rows(pairs, runs, foreign)  # a folder that is not there is told before the work, not after it
+    folder = fused_folder(runs, pairs.dataset, name)
+    with progress_bar(f"{pairs.dataset} by {fuser.method}", len(pairs.pairs)) as advance:
+        fuse_dataset(pairs, fuser, folder, overwrite=overwrite, on_pair=lambda _: advance())
+    rows = chosen_rows(pairs, runs, fused=True, folders=foreign)
+    with progress_bar("Scoring", len(pairs.pairs)) as advance:
+        return evaluate_medical(
+            pairs,
+            rows,
+            runs,
+            shown=name,
+            all_metrics=all_metrics,
+            notes=ready.notes,
+            device=str(fuser.device),
+            on_pair=lambda _: advance(),
+        )
+
+
+def _print(tables: Sequence[MedicalTable], name: str) -> None:
+    """Print every table, and of the widest what the row fused now gains and loses."""
+    from rich.console import Console
+
+    from emma_core.report.tables import table_of
+
+    for table in tables:
+        Console().print(table_of(table.results).to_console())
+    for said in tables[-1].comparisons:
+        if said.row == name and (said.against == "max" or said.column in SAID_OF_SOURCES):
+            typer.echo(said.sentence())
+    typer.echo("A page of all tables, with maps of what survives of each scan: emma-tasks report")

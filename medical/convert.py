@@ -1,0 +1,207 @@
+"""Two folders of DICOM files or NIfTI volumes to two folders of equally named PNG files.
+
+They are numbered in the order of their names: a file name may hold the name of a patient, and all that leaves a scan
+are its pixels. From there on they are images like any others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from emma_core.datasets import Fault
+from emma_core.errors import DataError
+from emma_core.images import encode_png, to_8bit, write_atomic
+from emma_core.manifest import locked
+from medical.scans import read_scan, scan_format, scan_stem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from medical.scans import Scan, Window
+
+SideName = Literal["MRI", "other"]
+SIDES: tuple[SideName, SideName] = ("MRI", "other")
+
+_SAME_GRID = 0.01
+"""Voxels of two volumes are at one place if their affines differ by less [mm]."""
+
+_SHOWN = {
+    "given": "in the window asked for",
+    "file": "in the window of the file",
+    "range": "from the smallest to the largest value of each file",
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Scans that became images.
+
+    Attributes:
+        folders: of the slices of each side, named alike.
+        notes: how values became grey levels, for the results.
+        faults: files that could not be used; they carry names of files and belong on the terminal alone.
+    """
+
+    folders: Mapping[SideName, Path]
+    notes: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+
+def holds_scans(folder: Path) -> bool:
+    """Tell whether a folder holds DICOM or NIfTI files.
+
+    Raises:
+        DataError: it is no folder.
+    """
+    return any(scan_format(path) in {"DICOM", "NIfTI"} for path in _files(folder))
+
+
+def match_scans(folders: Mapping[SideName, Path]) -> tuple[dict[str, dict[SideName, Path]], list[Fault]]:
+    """Pair the files of two folders by their names without endings, in the order of the names.
+
+    Raises:
+        DataError: a folder is missing, or no name stands in both.
+    """
+    found: dict[str, dict[SideName, list[Path]]] = {}
+    for side in SIDES:
+        for path in _files(folders[side]):
+            if scan_format(path):
+                found.setdefault(scan_stem(path), {"MRI": [], "other": []})[side].append(path)
+    faults = [Fault("", stem, reason) for stem, files in found.items() if (reason := _unusable(files, folders))]
+    lost = {fault.id for fault in faults}
+    matched = {stem: {side: found[stem][side][0] for side in SIDES} for stem in sorted(found) if stem not in lost}
+    if not matched:
+        raise DataError(f"{folders['MRI']} and {folders['other']}: no scan of the one is named as one of the other")
+    return matched, faults
+
+
+def convert_scans(
+    folders: Mapping[SideName, Path],
+    windows: Mapping[SideName, Window | None],
+    target: Path,
+    on_file: Callable[[], None] = lambda: None,
+) -> Converted:
+    """Write equally named scans of two folders as pairs of PNG files; a volume gives its axial slices.
+
+    Slices of a volume in which either scan is all of one grey are left out. What an earlier run left in the target and
+    this one does not make is removed.
+
+    Args:
+        folders: where the scans of each side are.
+        windows: in which to show them; None for that of each file.
+        target: folder for the PNG files, ``MRI/0001.png`` and ``other/0001.png`` on.
+        on_file: called after each pair of files, for a progress bar.
+
+    Returns:
+        The folders, what to tell a reader, and the faults.
+
+    Raises:
+        BusyError: another process is writing into the target.
+        DataError: no pair could be converted.
+        UsageError: the package that reads a file is not installed.
+    """
+    matched, faults = match_scans(folders)
+    written: set[str] = set()
+    used: list[Mapping[SideName, Scan]] = []
+    slices = 0
+    with locked(target):
+        for number, (stem, files) in enumerate(matched.items(), 1):
+            try:
+                scans = _read_pair(files, windows)
+            except DataError as error:
+                faults.append(Fault("", stem, str(error)))
+            else:
+                written |= _write(scans, number, target)
+                slices += len(scans["MRI"].images)
+                used.append({side: replace(scan, images=()) for side, scan in scans.items()})
+            on_file()
+        _remove_others(target, written)
+    if not written:
+        reason = f"first: {faults[0]}" if faults else "their slices show nothing"
+        raise DataError(f"None of {len(matched)} pairs of scans could be used; {reason}")
+    notes = [_said(side, [scans[side] for scans in used]) for side in SIDES]
+    if empty := slices - len(written):
+        notes.append(f"{empty} of {slices} slices are left out: a scan shows nothing in them.")
+    return Converted({side: target / side for side in SIDES}, tuple(notes), tuple(faults))
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected scans or images, named alike for both scans")
+    return sorted(folder.iterdir())
+
+
+def _unusable(files: Mapping[SideName, Sequence[Path]], folders: Mapping[SideName, Path]) -> str | None:
+    for side in SIDES:
+        if not files[side]:
+            return f"its mate is missing in {folders[side]}"
+        if len(files[side]) > 1:
+            return f"two files of one name in {folders[side]}: {', '.join(path.name for path in files[side])}"
+    return None
+
+
+def _read_pair(files: Mapping[SideName, Path], windows: Mapping[SideName, Window | None]) -> dict[SideName, Scan]:
+    """Read the scans of both sides, and refuse them where their slices do not lie on each other."""
+    scans = {side: read_scan(files[side], windows[side]) for side in SIDES}
+    mri, other = scans["MRI"], scans["other"]
+    sizes = [f"{len(scan.images)} x {scan.images[0].shape[1]} x {scan.images[0].shape[0]}" for scan in (mri, other)]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"the MRI is {sizes[0]}, the other scan {sizes[1]} (slices, width, height); resample one to the other first"
+        )
+    if mri.affine is not None and other.affine is not None:
+        apart = float(np.abs(mri.affine - other.affine).max())
+        if not apart < _SAME_GRID:
+            raise DataError(
+                f"the grids of the volumes differ (affines differ by {apart:.3g}); resample one to the other first"
+            )
+    return scans
+
+
+def _write(scans: Mapping[SideName, Scan], number: int, target: Path) -> set[str]:
+    """Write the slices of a pair of files that show something, and return their names."""
+    names: set[str] = set()
+    slices = list(zip(scans["MRI"].images, scans["other"].images, strict=True))
+    for level, images in enumerate(slices, 1):
+        if len(slices) > 1 and any(np.ptp(to_8bit(image)) == 0 for image in images):
+            continue
+        name = f"{number:04d}.png" if len(slices) == 1 else f"{number:04d}-{level:03d}.png"
+        for side, image in zip(SIDES, images, strict=True):
+            write_atomic(target / side / name, encode_png(image))
+        names.add(name)
+    return names
+
+
+def _remove_others(target: Path, written: set[str]) -> None:
+    for side in SIDES:
+        for path in (target / side).glob("*"):
+            if path.name not in written:
+                path.unlink()
+
+
+def _said(side: SideName, scans: Sequence[Scan]) -> str:
+    """Say how the values of one side became grey levels."""
+    ordered = sorted(scans, key=lambda scan: (scan.format, scan.shown))
+    groups = [list(alike) for _, alike in groupby(ordered, key=lambda scan: (scan.format, scan.shown))]
+    return f"{side}: " + "; ".join(map(_said_of_alike, groups)) + "."
+
+
+def _said_of_alike(scans: Sequence[Scan]) -> str:
+    first = scans[0]
+    origin = f"{len(scans)} {first.format} file{'' if len(scans) == 1 else 's'}"
+    windows = [scan.window for scan in scans if scan.window]
+    if not windows:
+        return f"{origin}, grey levels or colours as stored"
+    centre = _span([window.centre for window in windows])
+    width = _span([window.width for window in windows])
+    return f"{origin}, rescaled, shown {_SHOWN[first.shown]} (centre {centre}, width {width})"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

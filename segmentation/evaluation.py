@@ -1,0 +1,142 @@
+"""Scoring a segmenter on the test set: one confusion matrix at the original size, and the figures of Table 4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from emma_core.images import write_image
+from emma_core.metrics.confusion import class_frequency, class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from emma_core.results import Column
+from emma_core.runtime import map_images
+from segmentation.augment import fit
+from segmentation.data import as_input, read_levels
+from segmentation.labels import UNLABELLED, read_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from emma_core.datasets import Pair
+    from emma_core.metrics.confusion import Absent, Matrix
+    from emma_core.rows import InputRow
+    from segmentation.augment import Levels
+    from segmentation.data import SegmentationData
+    from segmentation.labels import Mask, SegmentationSpec
+    from segmentation.network import Segmenter
+
+MIOU, FOREGROUND, ACCURACY = "mIoU", "mIoU fg", "Pixel acc."
+
+
+def columns(spec: SegmentationSpec) -> tuple[Column, ...]:
+    """Return what is measured with a label set, in the order of the table."""
+    figures = [(name, f"IoU of {name}") for name in spec.classes]
+    figures += [
+        (MIOU, "mean IoU over all classes"),
+        (FOREGROUND, f"mean IoU without {spec.classes[0]}"),
+        (ACCURACY, "share of labelled pixels that are right"),
+    ]
+    figures += [(f"{MIOU} {name}", f"mean IoU over images by {name}") for name, _ in spec.conditions]
+    return tuple(Column(name, "%", digits=1, title=title) for name, title in figures)
+
+
+def figures(
+    matrices: NDArray[np.int64], pairs: Sequence[Pair], spec: SegmentationSpec, absent: Absent
+) -> dict[str, float]:
+    """Compute the figures of a row.
+
+    Args:
+        matrices: of each image, (images, classes, classes) [pixels].
+        pairs: of the images.
+        spec: the label set.
+        absent: what a class counts that the truth does not have.
+
+    Returns:
+        By the names of :func:`columns` [%]; NaN for an absent class, and for a condition without images.
+    """
+    whole = matrices.sum(axis=0)
+    iou = class_iou(whole)
+    found = dict(zip(spec.classes, iou.tolist(), strict=True))
+    found[MIOU], found[FOREGROUND] = mean_iou(iou, absent), mean_iou(iou[1:], absent)
+    found[ACCURACY] = pixel_accuracy(whole)
+    for name, ending in spec.conditions:
+        chosen = matrices[[pair.id.endswith(ending) for pair in pairs]]
+        found[f"{MIOU} {name}"] = mean_iou(class_iou(chosen.sum(axis=0)), absent)
+    return {name: 100 * value for name, value in found.items()}
+
+
+def notes(matrices: NDArray[np.int64], spec: SegmentationSpec, absent: Absent) -> tuple[str, ...]:
+    """Say what a reader of the figures has to know: kind of labels, share of each class, absent ones."""
+    shares = class_frequency(matrices.sum(axis=0))
+    counts = "counts as 0 in the means" if absent == "zero" else "is left out of the means"
+    lacking = [name for name, share in zip(spec.classes, shares, strict=True) if not share > 0]
+    spelled = ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(spec.classes, shares, strict=True))
+    sentences = [spec.note, f"Share of the labelled test pixels: {spelled}."]
+    if lacking:
+        sentences.append(f"No test pixel of {', '.join(lacking)}; an absent class {counts}.")
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def evaluate_row(
+    segmenter: Segmenter,
+    row: InputRow,
+    data: SegmentationData,
+    size: tuple[int, int],
+    device: torch.device,
+    folder: Path,
+    on_image: Callable[[], None] = lambda: None,
+) -> NDArray[np.int64]:
+    """Label the test images of a row, keep the masks, and count.
+
+    Args:
+        segmenter: trained, in evaluation mode, on the device.
+        row: which images.
+        data: the test pairs and their masks.
+        size: that images are fitted into.
+        device: where to compute.
+        folder: for the predicted masks, ``<split>/<id>.png``, whose grey levels are ids.
+        on_image: called after each image, for a progress bar.
+
+    Returns:
+        (images, classes, classes): a confusion matrix of each image, at its original size [pixels].
+
+    Raises:
+        DataError: an image or a mask cannot be read.
+    """
+
+    def score(pair: Pair) -> Matrix:
+        found = predict(segmenter, read_levels(row.files[pair.key]), size, device)
+        write_image(folder / f"{pair.key}.png", found.astype(np.float32) / np.float32(255))
+        truth = read_mask(data.masks[pair.key], data.spec)
+        return confusion_matrix(truth, found, segmenter.classes, UNLABELLED)
+
+    matrices = []
+    for matrix in map_images(score, data.test.pairs, device):
+        matrices.append(matrix)
+        on_image()
+    return np.stack(matrices)
+
+
+def predict(segmenter: Segmenter, image: Levels, size: tuple[int, int], device: torch.device) -> Mask:
+    """Label the pixels of an image.
+
+    Args:
+        segmenter: in evaluation mode, on the device.
+        image: (H, W, 3) uint8.
+        size: height and width that it is fitted into.
+        device: where to compute.
+
+    Returns:
+        (H, W) uint8, the most likely class of each pixel of the image at its own size.
+    """
+    frame, (height, width) = fit(image, size)
+    with torch.inference_mode():
+        logits = segmenter(as_input(frame)[None].to(device)).float()[..., :height, :width]
+        logits = interpolate(logits, size=image.shape[:2], mode="bilinear", align_corners=False)
+        found: Mask = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return found

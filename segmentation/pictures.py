@@ -1,0 +1,234 @@
+"""What the report shows of segmentation: IoU by class, confusion, training curves, and the images that differ most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emma_core.images import read_image
+from emma_core.metrics.confusion import class_iou, mean_iou
+from emma_core.pictures import TaskPicture, pictures_folder, write_index, write_picture
+from emma_core.report.tables import row_order
+from emma_core.rows import source_rows
+from emma_core.training_log import LOG, read_log
+from segmentation.evaluation import MIOU
+from segmentation.labels import colour_mask, read_mask
+from segmentation.run import PREDICTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from emma_core.datasets import Pair
+    from emma_core.images import FloatImage
+    from emma_core.rows import InputRow
+    from segmentation.labels import Mask, SegmentationSpec
+    from segmentation.run import Request, Scored
+
+SHOWN = 3
+"""Images with the largest gain, and as many with the largest loss."""
+
+_SMOOTH = 0.7  # of the loss from one logged step to the next
+
+
+def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
+    """Draw all pictures of a table into ``pictures/`` beside its rows.
+
+    Args:
+        request: whose data and rows.
+        scored: the rows and seeds of the table.
+    """
+    folder = pictures_folder(request.folder)
+    ordered = sorted(scored, key=lambda each: (_order(each), each.result.seed or 0))
+    shown = _sources_and_fused(request, ordered)
+    drawn = [
+        (_picture("iou.png", request, "IoU of each class by kind of input", "IoU by class"), bars(ordered)),
+        (
+            _picture("confusion.png", request, "What each class was taken for, in % of its pixels", "Confusion"),
+            confusions(shown, request.data.spec),
+        ),
+        (_picture("training.png", request, "Training: loss and mIoU on training images", "Training"), curves(ordered)),
+        *_strips(request, shown),
+    ]
+    write_index(folder, [write_picture(folder, picture, figure) for picture, figure in drawn])
+
+
+def bars(scored: Sequence[Scored]) -> Figure:
+    """Draw IoU by class, a bar for each row: the mean over its seeds."""
+    figure, axes = _figure((11, 3.6))
+    names = [column.name for column in scored[0].result.columns]
+    names = names[: names.index(MIOU) + 1]
+    rows = list(dict.fromkeys(each.result.row for each in scored))
+    width = 0.8 / len(rows)
+    for place, row in enumerate(rows):
+        values = [[each.result.values[name] for name in names] for each in scored if each.result.row == row]
+        centres = np.arange(len(names)) + (place - (len(rows) - 1) / 2) * width
+        axes.bar(centres, np.mean(values, axis=0), width, label=row)
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_ylabel("IoU [%]")
+    axes.legend(ncols=len(rows), frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    return figure
+
+
+def confusions(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
+    """Draw the confusion matrix of each row, each true class as 100 %."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(scored) + 1, 4.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(scored), sharey=True))
+    for axes, each in zip(panels, scored, strict=True):
+        matrix = each.matrices.sum(axis=0)
+        shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for (true, found), share in np.ndenumerate(shares):
+            if share >= 0.5:
+                colour = "white" if share > 55 else "black"
+                axes.text(found, true, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(spec.classes)), spec.classes, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(spec.classes)), spec.classes, fontsize=8)
+        axes.set_title(each.result.row, fontsize=10)
+        axes.set_xlabel("predicted")
+    panels[0].set_ylabel("true")
+    return figure
+
+
+def curves(scored: Sequence[Scored]) -> Figure:
+    """Draw loss and mIoU on training images over the steps, a line for each row and seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    loss, miou = figure.subplots(1, 2)
+    rows = list(dict.fromkeys(each.result.row for each in scored))
+    for each in scored:
+        lines = read_log(each.folder / LOG)
+        colour = f"C{rows.index(each.result.row)}"
+        label = f"{each.result.row}, seed {each.result.seed}"
+        _line(loss, [(line["step"], line["loss"]) for line in lines if "loss" in line], colour, label, smooth=True)
+        looks = [(line["step"], line["validation"]["training mIoU"]) for line in lines if "validation" in line]
+        _line(miou, looks, colour, label)
+    loss.set(xlabel="step", ylabel="loss")
+    miou.set(xlabel="step", ylabel="mIoU on training images [%]")
+    miou.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def gains(fused: NDArray[np.int64], rivals: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return by how much a row is better than the best of its rivals on each image.
+
+    Args:
+        fused: (images, classes, classes) [pixels].
+        rivals: likewise.
+
+    Returns:
+        (images,): difference in mIoU over the classes that an image has, in -1..1.
+    """
+    best = np.max([_image_miou(matrices) for matrices in rivals], axis=0)
+    gain: NDArray[np.float64] = _image_miou(fused) - best
+    return gain
+
+
+def _strips(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
+    """Draw the images on which fusing helps most and least, where a fused row and both cameras alone are scored."""
+    inputs = {row.name: row for row in (*source_rows(request.data.pairs), *request.rows)}
+    if len(shown) < 3 or shown[-1].result.row not in inputs:
+        return []
+    gain = gains(shown[-1].matrices, [each.matrices for each in shown[:-1]])
+    order = np.argsort(-gain, kind="stable")
+    count = min(SHOWN, len(order) // 2)
+    groups = {"Largest gains by fusing": order[:count], "Largest losses by fusing": order[::-1][:count]}
+    return [
+        _strip(request, int(index), shown, [inputs[each.result.row] for each in shown], heading)
+        for heading, chosen in groups.items()
+        for index in chosen
+    ]
+
+
+def _strip(
+    request: Request, index: int, shown: Sequence[Scored], inputs: Sequence[InputRow], heading: str
+) -> tuple[TaskPicture, Figure]:
+    """Draw one test image: what each row sees, what is found in it, and the truth."""
+    from matplotlib.figure import Figure
+
+    pair, spec = request.data.test.pairs[index], request.data.spec
+    truth = read_mask(request.data.masks[pair.key], spec)
+    scores = {each.result.row: 100 * float(_image_miou(each.matrices[index : index + 1])[0]) for each in shown}
+    masks = [_predicted(each, pair, spec) for each in shown]
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels = figure.subplots(2, len(shown) + 1)
+    for column, row in enumerate(inputs):
+        _show(panels[0, column], read_image(row.files[pair.key]), row.name)
+        _show(panels[1, column], colour_mask(masks[column], spec.palette), f"mIoU {scores[row.name]:.1f}")
+    kind = "pseudo-label" if spec.pseudo else "truth"
+    _show(panels[1, -1], colour_mask(truth, spec.palette), kind)
+    _legend(panels[0, -1], np.unique([*masks, truth]), spec)
+    spelled = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
+    caption = f"{pair.key}: mIoU over the classes of this image [%]: {spelled}"
+    return _picture(f"{pair.split}-{pair.id}.png", request, caption, heading), figure
+
+
+def _picture(file: str, request: Request, caption: str, group: str) -> TaskPicture:
+    against = " (against pseudo-labels, no ground truth)" if request.data.spec.pseudo else ""
+    return TaskPicture(file, f"{caption}{against}.", group, wide=True)
+
+
+def _sources_and_fused(request: Request, scored: Sequence[Scored]) -> list[Scored]:
+    """Choose the rows that are shown in detail: both cameras alone and the last fused one, each with its first seed."""
+    first: dict[str, Scored] = {}
+    for each in scored:
+        first.setdefault(each.result.row, each)
+    sources = [row.name for row in source_rows(request.data.pairs)]
+    fused = [each for row, each in first.items() if row not in sources]
+    return [first[row] for row in sources if row in first] + fused[-1:]
+
+
+def _order(each: Scored) -> tuple[Any, ...]:
+    return row_order(each.result.row, each.result.dataset, baseline=each.result.baseline)
+
+
+def _image_miou(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mIoU of each image over the classes that it has; 0 where nothing is labelled."""
+    return np.nan_to_num([mean_iou(class_iou(matrix), "skip") for matrix in matrices])
+
+
+def _predicted(each: Scored, pair: Pair, spec: SegmentationSpec) -> Mask:
+    return read_mask(each.folder / PREDICTIONS / f"{pair.key}.png", spec)
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _show(axes: Axes, image: FloatImage, title: str) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _legend(axes: Axes, ids: NDArray[np.integer], spec: SegmentationSpec) -> None:
+    """Name the colours that a picture has; white is what nobody labelled."""
+    from matplotlib.patches import Patch
+
+    known = [int(each) for each in ids if each < len(spec.classes)]
+    patches = [Patch(color=_colour(spec.palette[each]), label=spec.classes[each]) for each in known]
+    axes.legend(handles=patches, loc="center left", frameon=False, fontsize=9)
+    axes.set_axis_off()
+
+
+def _colour(levels: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = levels
+    return red / 255, green / 255, blue / 255
+
+
+def _line(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, *, smooth: bool = False) -> None:
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    if smooth:
+        for index in range(1, len(values)):
+            values[index] = _SMOOTH * values[index - 1] + (1 - _SMOOTH) * values[index]
+    axes.plot(steps, values, color=colour, label=label)

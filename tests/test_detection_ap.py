@@ -1,0 +1,270 @@
+"""AP against pycocotools on any resample, against ultralytics' own, and against counting by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detection import coco
+from detection.annotations import ImageBoxes
+from detection.ap import (
+    ClassMatches,
+    average_precision,
+    average_precisions,
+    best_operating_point,
+    confusion,
+    image_points,
+    overlaps,
+    precision_recall,
+)
+from detection.scoring import (
+    RowScores,
+    columns,
+    compare,
+    group_by_condition,
+    read_conditions,
+    values,
+    write_conditions,
+)
+from emma_core.errors import DataError, ResultError
+
+CLASSES = ("Car", "People", "Bus")
+ONES = np.ones(1, np.int64)
+
+
+def scene(rng, objects=6, side=200.0, ties=False):
+    """Boxes of random objects, and detections: shifted copies of most, doubles, and inventions."""
+    low = rng.uniform(0, side - 60, (objects, 2))
+    boxes = np.hstack([low, low + rng.uniform(12, 60, (objects, 2))])
+    kinds = rng.integers(0, 2, objects)  # there is never a bus
+    taken = rng.integers(0, objects, 2 * objects)
+    copies = boxes[taken] + rng.normal(0, 4, (len(taken), 4))
+    inventions = np.sort(rng.uniform(0, side, (4, 2, 2)), axis=1).reshape(4, 4)
+    found = np.vstack([copies, inventions])
+    found[:, 2:] = np.maximum(found[:, 2:], found[:, :2] + 1)
+    guessed = np.concatenate([kinds[taken], rng.integers(0, 3, 4)])
+    scores = rng.integers(1, 20, len(found)) / 20 if ties else rng.random(len(found)).round(6)
+    return ImageBoxes(int(side), int(side), boxes, kinds), (found, scores, guessed)
+
+
+def write(folder, scenes):
+    coco.write_truth(folder / "truth.json", {f"all/{n:03d}": truth for n, (truth, _) in enumerate(scenes)}, CLASSES)
+    coco.write_predictions(folder / "predictions.json", [found for _, found in scenes])
+    return coco.evaluate(folder / "truth.json", folder / "predictions.json")
+
+
+@pytest.fixture
+def scenes():
+    rng = np.random.default_rng(5)
+    return [scene(rng, objects=int(count)) for count in rng.integers(1, 8, 12)]
+
+
+def test_any_resample_equals_pycocotools(tmp_path, scenes):
+    matches = write(tmp_path, scenes).matches
+    rng = np.random.default_rng(1)
+    draws = [
+        np.arange(12),
+        np.array([3]),
+        np.array([3, 3, 3, 7]),
+        *(np.sort(rng.integers(12, size=12)) for _ in range(12)),
+    ]
+    for draw in draws:
+        whole = write(tmp_path, [scenes[number] for number in draw])
+        np.testing.assert_allclose(average_precisions(matches, draw), whole.ap50, atol=1e-12)
+
+
+def test_equal_scores_are_ordered_as_by_pycocotools(tmp_path):
+    rng = np.random.default_rng(6)
+    found = write(tmp_path, [scene(rng, ties=True) for _ in range(9)])
+    np.testing.assert_allclose(average_precisions(found.matches, np.arange(9)), found.ap50, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_order_in_which_images_are_drawn_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    matches = [
+        ClassMatches(-np.sort(-rng.random(30)), rng.random(30) < 0.5, rng.integers(0, 5, 30), rng.integers(9, 12, 5))
+    ]
+    draw = rng.integers(5, size=5)
+    assert average_precisions(matches, draw) == average_precisions(matches, draw[::-1])
+    assert 0 <= average_precisions(matches, draw)[0] <= 1
+
+
+def test_one_class_by_hand():
+    # Right, wrong, right of four objects: precision 1 up to recall 1/4, then 2/3 up to 1/2; 101 levels of recall.
+    matches = ClassMatches(
+        np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), np.zeros(3, np.int64), np.array([4])
+    )
+    assert average_precision(matches, ONES) == pytest.approx((26 * 1 + 25 * 2 / 3) / 101)
+    recall, precision = precision_recall(matches)
+    np.testing.assert_allclose(recall, [0.25, 0.5])
+    np.testing.assert_allclose(precision, [1, 2 / 3])
+
+
+def nothing(objects=0):
+    return ClassMatches(np.empty(0), np.empty(0, bool), np.empty(0, np.int64), np.array([objects]))
+
+
+def test_nothing_found_and_nothing_there():
+    assert average_precision(nothing(3), ONES) == 0
+    assert np.isnan(average_precision(nothing(), ONES))
+    assert precision_recall(nothing())[0].size == 0
+    assert all(np.isnan(best_operating_point([nothing()])))
+    assert best_operating_point([nothing(3)]).recall == 0
+
+
+def test_an_evaluation_without_detections_or_objects(tmp_path):
+    empty = ImageBoxes(10, 10, np.empty((0, 4)), np.empty(0, np.int64))
+    none = (np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
+    found = write(tmp_path, [(empty, none), (empty, none)])
+    assert np.isnan(found.ap50).all()
+    one = ImageBoxes(10, 10, np.array([[1.0, 1, 5, 5]]), np.array([1]))
+    found = write(tmp_path, [(one, none)])
+    np.testing.assert_array_equal(found.ap50, [np.nan, 0, np.nan])
+    assert values(found, CLASSES)["mAP@0.5"] == 0
+
+
+def test_ultralytics_own_ap(tmp_path, scenes):
+    """It interpolates precision between its points; by hand on the same matches the two differ by under two points."""
+    from detection.offline import keep_to
+
+    keep_to(tmp_path)
+    from ultralytics.utils.metrics import ap_per_class
+
+    found = write(tmp_path, scenes)
+    parts = [(kind, each) for kind, each in enumerate(found.matches)]
+    hits = np.concatenate([each.hits for _, each in parts])[:, None].astype(float)
+    scores = np.concatenate([each.scores for _, each in parts])
+    guessed = np.concatenate([np.full(len(each.hits), kind) for kind, each in parts])
+    there = np.concatenate([np.full(each.objects.sum(), kind) for kind, each in parts])
+    theirs = ap_per_class(hits, scores, guessed, there)[5][:, 0]
+    np.testing.assert_allclose(theirs, found.ap50[:2], atol=0.02)
+    assert (theirs != found.ap50[:2]).all()
+
+
+def test_operating_point_by_brute_force(tmp_path, scenes):
+    matches = write(tmp_path, scenes).matches[:2]
+    best = (-1.0, 0.0, 0.0)
+    for confidence in np.unique(np.concatenate([each.scores for each in matches])):
+        rates = []
+        for each in matches:
+            taken = each.scores >= confidence
+            hits = (each.hits & taken).sum()
+            precision, recall = hits / max(taken.sum(), 1), hits / each.objects.sum()
+            rates.append((2 * precision * recall / max(precision + recall, 1e-12), precision, recall))
+        best = max(best, tuple(np.mean(rates, axis=0)))
+    point = best_operating_point(matches)
+    assert (point.precision, point.recall) == pytest.approx(best[1:])
+
+
+def test_points_of_images():
+    first = ClassMatches(
+        np.array([0.9, 0.5, 0.2]), np.array([True, False, True]), np.array([0, 2, 2]), np.array([1, 0, 1])
+    )
+    second = ClassMatches(np.array([0.8]), np.array([True]), np.array([1]), np.array([0, 1, 0]))
+    assert image_points([first, second], 0.4).tolist() == [1, 1, -1]
+    assert image_points([first, second], 0.1).tolist() == [1, 1, 0]
+
+
+def test_overlaps_against_pycocotools():
+    from pycocotools import mask
+
+    rng = np.random.default_rng(2)
+    one, other = (scene(rng)[0].boxes for _ in range(2))
+    sides = [np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) for boxes in (one, other)]
+    np.testing.assert_allclose(overlaps(one, other), mask.iou(*sides, [0] * len(other)), atol=1e-12)
+
+
+def test_what_was_taken_for_what():
+    truth = (np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]), np.array([0, 1, 1]))
+    found = (np.array([[0.0, 0, 10, 9], [20, 20, 30, 30], [21, 20, 30, 30], [80, 80, 90, 90]]), np.array([0, 0, 1, 0]))
+    table = confusion([truth], [found], 2)
+    assert table.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    none = (np.empty((0, 4)), np.empty(0, np.int64))
+    assert confusion([truth], [none], 2).tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
+
+
+def test_figures_have_the_columns_of_the_paper(tmp_path, scenes):
+    found = write(tmp_path, scenes)
+    figures = values(found, CLASSES)
+    assert list(figures) == [column.name for column in columns(CLASSES)]
+    assert figures["mAP@0.5"] == pytest.approx(100 * np.nanmean(found.ap50))
+    assert np.isnan(figures["Bus"])
+    assert 0 < figures["mAP@0.5:0.95"] < figures["mAP@0.5"]
+    names = [column.name for column in columns(("Bus", "Car", "Lamp", "Motorcycle", "People", "Truck"))][:7]
+    assert names == ["Bus", "Car", "Lamp", "Motorcycle", "People", "Truck", "mAP@0.5"]
+
+
+def worse(scenes, drop):
+    """The same scenes with the first detections lost."""
+    return [(truth, tuple(part[drop:] for part in found)) for truth, found in scenes]
+
+
+def test_comparisons(tmp_path, scenes):
+    good, bad = (
+        RowScores(name, (write(tmp_path, some),)) for name, some in (("EMMA", scenes), ("VI", worse(scenes, 6)))
+    )
+    key = ("detect", "M3FD", "a", "b")
+    found = compare(key, [good, bad], ["IR", "VI"], CLASSES)
+    assert (found[0].row, found[0].against, found[0].column, found[0].images) == ("EMMA", "VI", "mAP@0.5", 12)
+    whole = [100 * np.nanmean(row.seeds[0].ap50) for row in (good, bad)]
+    assert found[0].difference == pytest.approx(whole[0] - whole[1])
+    assert found[0].sentence().startswith("EMMA finds more than VI: mAP@0.5 +")
+    assert {comparison.column for comparison in found[1:]} <= {"Car", "People"}
+    assert all(comparison.sure for comparison in found[1:])
+    same = compare(key, [RowScores("max", good.seeds), RowScores("IR", good.seeds)], ["IR", "VI"], CLASSES)
+    assert [(comparison.difference, comparison.low, comparison.high) for comparison in same] == [(0, 0, 0)]
+
+
+def test_several_seeds_are_averaged(tmp_path, scenes):
+    seeds = tuple(write(tmp_path, worse(scenes, drop)) for drop in (0, 4))
+    every = np.arange(12)
+    mean = RowScores("a", seeds).ap50(every)
+    np.testing.assert_allclose(mean, np.mean([RowScores("a", (seed,)).ap50(every) for seed in seeds], axis=0))
+
+
+def test_conditions(tmp_path, scenes):
+    keys = ["test/00001D", "test/00002N", "test/00003D", "test/x"]
+    groups = group_by_condition(keys, {"x": "fog"}, by_suffix=True)
+    assert {name: chosen.tolist() for name, chosen in groups.items()} == {"day": [0, 2], "fog": [3], "night": [1]}
+    assert group_by_condition(keys, {}, by_suffix=False) == {}
+    found = write(tmp_path, scenes)
+    write_conditions(tmp_path, found, CLASSES, {"day": np.arange(6)})
+    content = json.loads((tmp_path / "conditions.json").read_text())
+    part = write(tmp_path, scenes[:6])
+    assert content["day"]["images"] == 6
+    assert content["day"]["AP@0.5"]["Car"] == pytest.approx(100 * part.ap50[0], abs=1e-3)
+    assert content["day"]["AP@0.5"]["Bus"] is None
+    for text in ("[]", "{", ""):
+        (tmp_path / "light.json").write_text(text)
+        with pytest.raises(DataError, match="no JSON object of conditions by id"):
+            read_conditions(tmp_path / "light.json")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"image_id": 0}]', ""])
+def test_damaged_predictions(tmp_path, scenes, content):
+    write(tmp_path, scenes)
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(ResultError, match=r"predictions\.json: no COCO results"):
+        coco.evaluate(tmp_path / "truth.json", tmp_path / "predictions.json")
+
+
+def test_damaged_truth(tmp_path, scenes):
+    write(tmp_path, scenes)
+    (tmp_path / "truth.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"truth\.json: cannot be evaluated"):
+        coco.evaluate(tmp_path / "truth.json", tmp_path / "predictions.json")
+
+
+def test_predictions_come_back_by_image(tmp_path, scenes):
+    write(tmp_path, scenes)
+    again = coco.found_by_image(coco.read_predictions(tmp_path / "predictions.json"), 12)
+    for (_, (boxes, scores, kinds)), read in zip(scenes, again, strict=True):
+        np.testing.assert_allclose(read[0], boxes, atol=0.011)
+        np.testing.assert_allclose(read[1], scores)
+        assert read[2].tolist() == kinds.tolist()

@@ -1,0 +1,244 @@
+"""Boxes out of VOC XML, YOLO text and COCO JSON: names, clipping, and every broken file named with its line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_pairs
+
+from detection.annotations import read_annotations
+from detection.classes import CLASSES, class_number, dataset_classes
+from detection.label_files import read_coco, read_voc, read_yolo
+from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.errors import DataError, UsageError
+from emma_core.samples import write_samples
+
+M3FD = CLASSES["M3FD"]
+VOC = """<annotation>
+  <size><width>32</width><height>24</height><depth>3</depth></size>
+  <object>
+    <name>{name}</name>
+    <bndbox><xmin>2</xmin><ymin>{top}</ymin>
+    <xmax>12</xmax><ymax>20</ymax></bndbox>
+  </object>
+</annotation>
+"""
+
+
+def m3fd(tmp_path, count=3):
+    root = write_pairs(tmp_path / "M3FD", count, folders=("Ir", "Vis"))
+    (root / "Annotation").mkdir()
+    for index in range(count):
+        (root / "Annotation" / f"{index:03d}.xml").write_text(VOC.format(name="People", top=4))
+    return root
+
+
+def pairs_of(root, name="M3FD"):
+    return find_pairs(dataset_spec(name), root)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("People", 4), ("person", 4), ("moto", 3), ("Light", 2), ("traffic_light", 2), ("trunk", 5), ("Tram", None)],
+)
+def test_names_and_aliases(name, number):
+    assert class_number(name, M3FD) == number
+
+
+def test_data_sets_without_boxes_are_refused():
+    assert dataset_classes("M3FD-sample") == M3FD
+    with pytest.raises(UsageError, match="TNO has no boxes to detect; expected M3FD, MSRS, RoadScene"):
+        dataset_classes("TNO")
+
+
+def test_voc(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(VOC.format(name="Motorcycle", top=4.5))
+    found = read_voc(path, M3FD)
+    assert found.size == (32, 24)
+    assert [(entry.number, entry.box) for entry in found.objects] == [(3, (2, 4.5, 12, 20))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (VOC.format(name="Tram", top=4), r"a\.xml:4: unknown class 'Tram'; expected Bus, Car"),
+        (VOC.format(name="Car", top="four"), r"a\.xml:5: ymin is 'four', expected a number"),
+        (VOC.format(name="Car", top="nan"), r"a\.xml:5: ymin is 'nan'"),
+        (VOC.format(name="Car", top=4).replace("</object>", ""), r"a\.xml:8: broken XML \(mismatched tag\)"),
+        (VOC.format(name="Car", top=4).replace("bndbox", "polygon"), r"a\.xml:3: an object without bndbox"),
+        ("", r"a\.xml:1: broken XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', r"refused XML \(EntitiesForbidden\)"),
+    ],
+)
+def test_broken_voc_is_named_with_its_line(tmp_path, content, message):
+    path = tmp_path / "a.xml"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_voc(path, M3FD)
+
+
+def test_yolo(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("1 0.5 0.5 0.25 0.5\n\n0  0.1 0.2 0.1 0.2\n")
+    found = read_yolo(path, ["person", "motorbike"], M3FD)
+    assert [entry.number for entry in found.objects] == [4, 3][::-1]
+    np.testing.assert_allclose(found.objects[0].box, (0.375, 0.25, 0.625, 0.75))
+    assert found.size is None
+
+
+@pytest.mark.parametrize("line", ["1 0.5 0.5", "x 0 0 1 1", "2 0 0 1 1", "-1 0 0 1 1", "0.5 0 0 1 1", "0 nan 0 1 1"])
+def test_broken_yolo_is_named_with_its_line(tmp_path, line):
+    path = tmp_path / "a.txt"
+    path.write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
+    with pytest.raises(DataError, match=r"a\.txt:2: "):
+        read_yolo(path, ["person", "car"], M3FD)
+
+
+def coco(**changes):
+    content = {
+        "categories": [{"id": 7, "name": "Lamp"}],
+        "images": [{"id": "x", "file_name": "images/000.png", "width": 32, "height": 24}],
+        "annotations": [{"image_id": "x", "category_id": 7, "bbox": [1, 2, 3, 4]}],
+    }
+    return json.dumps(content | changes)
+
+
+def test_coco(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(coco())
+    found = read_coco(path, M3FD)["000"]
+    assert [(entry.number, entry.box) for entry in found.objects] == [(2, (1, 2, 4, 6))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{\n,", r"a\.json:2: broken JSON"),
+        ("[]", "not a COCO annotation file"),
+        (coco(annotations=[{"image_id": "y", "category_id": 7, "bbox": [1, 2, 3, 4]}]), r"KeyError: 'y'"),
+        (coco(annotations=[{"image_id": "x", "category_id": 7, "bbox": [1, 2, 3]}]), "ValueError"),
+        (coco(categories=[{"id": 7, "name": "Tram"}]), "unknown class 'Tram'"),
+    ],
+)
+def test_broken_coco(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_coco(path, M3FD)
+
+
+def test_boxes_are_clipped_and_those_without_area_counted(tmp_path):
+    root = m3fd(tmp_path)
+    (root / "Annotation" / "001.xml").write_text(VOC.format(name="Car", top=-3))
+    (root / "Annotation" / "002.xml").write_text(VOC.format(name="Car", top=20))
+    found = read_annotations(pairs_of(root))
+    assert (found.clipped, found.degenerate) == (1, 1)
+    assert found.images["all/001"].boxes.tolist() == [[2, 0, 12, 20]]
+    assert found.images["all/002"].boxes.shape == (0, 4)
+    assert found.counts(found.images) == dict.fromkeys(M3FD, 0) | {"People": 1, "Car": 1}
+
+
+def test_unlabelled_is_not_empty(tmp_path):
+    root = m3fd(tmp_path)
+    (root / "Annotation" / "000.xml").unlink()
+    (root / "Annotation" / "001.xml").write_text("<annotation/>")
+    found = read_annotations(pairs_of(root))
+    assert found.unlabelled == ("all/000",)
+    assert list(found.images) == ["all/001", "all/002"]
+    assert (found.images["all/001"].width, found.images["all/001"].height) == (32, 24)  # of the image itself
+
+
+def test_numbers_are_never_guessed(tmp_path):
+    root = write_pairs(tmp_path / "M3FD", 1, folders=("Ir", "Vis"))
+    (root / "labels").mkdir()
+    (root / "labels" / "000.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(DataError, match=r"number their classes differently; expected classes\.txt"):
+        read_annotations(pairs_of(root))
+    (root / "labels" / "classes.txt").write_text("Lamp\nCar\n")
+    found = read_annotations(pairs_of(root)).images["all/000"]
+    assert found.classes.tolist() == [M3FD.index("Lamp")]
+    assert found.boxes.tolist() == [[8, 6, 24, 18]]
+
+
+def test_labels_elsewhere(tmp_path):
+    root = write_pairs(tmp_path / "M3FD", 2, folders=("Ir", "Vis"))
+    with pytest.raises(DataError, match=r"no labels under .*expected a folder Annotation, Annotations, labels"):
+        read_annotations(pairs_of(root))
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "train.json").write_text(coco())
+    (tmp_path / "coco" / "val.json").write_text(coco(images=[], annotations=[]))
+    for place in (tmp_path / "coco", tmp_path / "coco" / "train.json"):
+        found = read_annotations(pairs_of(root), place)
+        assert list(found.images) == ["all/000"]
+    with pytest.raises(DataError, match="no label file is named like a pair"):
+        read_annotations(pairs_of(root), tmp_path / "coco" / "val.json")
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_annotations(pairs_of(root), tmp_path / "nowhere")
+
+
+def test_the_hash_tells_boxes_apart(tmp_path):
+    root = m3fd(tmp_path)
+    before = read_annotations(pairs_of(root)).hash
+    assert read_annotations(pairs_of(root)).hash == before
+    (root / "Annotation" / "002.xml").write_text(VOC.format(name="People", top=5))
+    assert read_annotations(pairs_of(root)).hash != before
+
+
+def test_rendered_samples(tmp_path):
+    (root,) = write_samples(tmp_path, ["M3FD"], pairs=3)
+    found = read_annotations(pairs_of(root))
+    assert (found.clipped, found.degenerate, found.unlabelled) == (0, 0, ())
+    assert sum(found.counts(found.images).values()) > 10
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "labelled", "unlabelled", "objects"),
+    [
+        ("MSRS", 201, 0, {"Person": 505, "Bicycle": 60, "Car": 255}),
+        ("RoadScene", 185, 36, None),
+        ("M3FD", 13, 0, None),
+    ],
+)
+def test_real_labels(data, name, labelled, unlabelled, objects):
+    found = read_annotations(pairs_of(data / name, name))
+    assert (len(found.images), len(found.unlabelled), found.degenerate) == (labelled, unlabelled, 0)
+    counts = found.counts(found.images)
+    assert objects is None or counts == objects
+    for image in found.images.values():
+        assert (image.boxes[:, 2:] > image.boxes[:, :2]).all()
+        assert (image.boxes >= 0).all()
+        assert (image.boxes <= [image.width, image.height] * 2).all()
+
+
+@pytest.mark.data
+def test_the_whole_annotation_of_m3fd(data):
+    folder = data / "M3FD_annotations"
+    read = {
+        stem: file
+        for name in ("train", "val", "test")
+        for stem, file in read_coco(folder / f"{name}.json", M3FD).items()
+    }
+    assert len(read) == 4200
+    counts = np.bincount([entry.number for file in read.values() for entry in file.objects], minlength=len(M3FD))
+    assert counts.sum() == 34407
+    content = [json.loads((folder / f"{name}.json").read_text()) for name in ("train", "val", "test")]
+    names = {category["id"]: category["name"] for category in content[0]["categories"]}
+    for number, name in enumerate(M3FD):  # counted plainly
+        plain = sum(names[box["category_id"]] == name for part in content for box in part["annotations"])
+        assert counts[number] == plain
+
+
+@pytest.mark.data
+def test_both_forms_of_the_m3fd_labels_agree(data):
+    pairs = pairs_of(data / "M3FD")
+    voc, other = read_annotations(pairs), read_annotations(pairs, data / "M3FD_annotations")
+    for key, image in voc.images.items():
+        order, mate = np.lexsort(image.boxes.T), other.images[key]
+        place = np.lexsort(mate.boxes.T)
+        assert len(image.boxes) == len(mate.boxes), key
+        np.testing.assert_allclose(image.boxes[order], mate.boxes[place], atol=1)
+        assert image.classes[order].tolist() == mate.classes[place].tolist()

@@ -1,0 +1,341 @@
+"""``emma-tasks medical`` as a person runs it: tables, pictures, own scans, faults, and no name of any patient."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from itertools import product
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import emma, tree, write_released_checkpoint
+from test_medical_scans import dicom, save
+
+from emma_core.comparisons import read_comparisons
+from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.evaluate import read_levels
+from emma_core.fuse_dataset import fuse_dataset
+from emma_core.fusers import load_fuser
+from emma_core.images import read_image, write_image
+from emma_core.metrics.detail import detail_survival
+from emma_core.metrics.fusion import fusion_metrics
+from emma_core.pictures import read_index
+from emma_core.results import read_result
+from emma_core.rows import fused_rows
+from emma_core.samples import write_samples
+from medical.data import harvard_pairs
+from medical.maps import paint_survival
+from medical.run import evaluate_medical
+
+COLUMNS = ["EN", "SD", "AG", "MI", "VIF", "Qabf", "Detail MRI", "Detail other"]
+NAME = "Zwiebelkuchen"  # of the patient in the DICOM files of these tests
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Rendered heads, one pair of each modality beside a second PET, as small images; and weights."""
+    place = tmp_path_factory.mktemp("medical")
+    write_samples(place, ["Harvard"], 4, 0)
+    for path in (place / "Harvard").rglob("*.png"):
+        write_image(path, read_image(path)[::2, ::2])
+    write_released_checkpoint(place / "weights.pth")
+    return place
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    """One run over everything, with a foreign folder: the laplacian rule, as if made elsewhere."""
+    pairs = find_pairs(dataset_spec("Harvard"), place / "Harvard")
+    fuse_dataset(pairs, load_fuser("laplacian"), place / "theirs")
+    run = medical(place, "--root", "Harvard", "--fused-dir", "Theirs=theirs", "--runs", "runs")
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def medical(place, *arguments):
+    return emma("medical", *arguments, "--weights", "weights.pth", cwd=place)
+
+
+def folder(place, part):
+    return place / "runs" / "medical" / "Harvard-sample" / part
+
+
+def results_of(place, part):
+    rows = ("other", "MRI", "mean", "max", "EMMA", "Theirs")
+    return {row: read_result(folder(place, part) / row / "result.json") for row in rows}
+
+
+def pairs_of(place, part=None):
+    return [pair for pair in harvard_pairs(place / "Harvard").pairs.pairs if part in {None, pair.split}]
+
+
+def parts(place):
+    return sorted({pair.split for pair in pairs_of(place)})
+
+
+def test_a_table_for_each_modality_and_one_over_all(place, done):
+    assert parts(place) == ["MRI-CT", "MRI-PET", "MRI-SPECT"]
+    for part in [*parts(place), "all"]:
+        assert f"Medical fusion: Harvard-sample {part}" in done.stdout
+        results = {
+            row: read_result(folder(place, part) / row / "result.json") for row in ("other", "MRI", "EMMA", "Theirs")
+        }
+        assert [column.name for column in results["EMMA"].columns] == COLUMNS
+        assert {result.table_key for result in results.values()} == {results["EMMA"].table_key}
+        assert results["EMMA"].deviation.keys() == set(COLUMNS)
+        assert results["EMMA"].parts == (tuple(parts(place)) if part == "all" else (part,))
+        assert results["MRI"].values["Detail MRI"] == pytest.approx(1, abs=1e-6)
+        assert results["other"].values["Detail other"] == pytest.approx(1, abs=1e-6)
+        assert results["MRI"].values["Detail other"] < 0.5
+
+
+def test_figures_are_those_of_the_files(place, done):
+    pairs = pairs_of(place, "MRI-PET")
+    expected = []
+    for pair in pairs:
+        fused = read_levels(place / "theirs" / f"{pair.key}.png")[None]
+        other, mri = (read_levels(path)[None] for path in (pair.infrared, pair.visible))
+        metrics = fusion_metrics(other, mri, fused, COLUMNS[:6])
+        expected.append(
+            [*map(float, metrics.values()), *(float(detail_survival(each, fused)) for each in (mri, other))]
+        )
+    result = read_result(folder(place, "MRI-PET") / "Theirs" / "result.json")
+    assert [result.values[name] for name in COLUMNS] == pytest.approx(np.mean(expected, 0))
+    assert [result.deviation[name] for name in COLUMNS] == pytest.approx(np.std(expected, 0))
+    with (folder(place, "MRI-PET") / "Theirs" / "per_image.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["id"] for row in rows] == [pair.id for pair in pairs]
+    np.testing.assert_allclose([[float(row[name]) for name in COLUMNS] for row in rows], expected, atol=1e-6)
+
+
+def test_fused_images_keep_the_colours_of_pet_and_spect(place, done):
+    for pair in pairs_of(place):
+        fused = read_image(place / "runs" / "fused" / "Harvard-sample" / "EMMA" / f"{pair.key}.png")
+        assert fused.ndim == (2 if pair.split == "MRI-CT" else 3)
+        if fused.ndim == 3:
+            assert float(np.ptp(fused, axis=2).max()) > 0.2
+
+
+def test_fused_rows_are_compared_with_the_maximum_and_each_scan(place, done):
+    said = read_comparisons(folder(place, "all") / "comparisons.json")
+    results = {
+        row: read_result(folder(place, "all") / row / "result.json")
+        for row in ("other", "MRI", "max", "EMMA", "Theirs")
+    }
+    expected = product(("EMMA", "Theirs"), ("max", "MRI", "other"), COLUMNS)
+    assert [(each.row, each.against, each.column) for each in said] == list(expected)
+    for each in said:
+        assert each.table_key == results["EMMA"].table_key
+        expected = results[each.row].values[each.column] - results[each.against].values[each.column]
+        assert each.difference == pytest.approx(expected, abs=1e-9)
+        assert each.low <= each.difference <= each.high
+    sentences = [each.sentence() for each in said if each.row == "EMMA" and each.against == "max"]
+    assert all(sentence in done.stdout for sentence in sentences)
+    assert not any(each.sentence() in done.stdout for each in said if each.row == "Theirs")
+
+
+def test_maps_show_the_worst_the_middling_and_the_best_pair(place, done):
+    for part in parts(place):
+        pictures = read_index(folder(place, part) / "pictures" / "pictures.json")
+        assert all((folder(place, part) / "pictures" / picture.file).exists() for picture in pictures)
+        assert len(pictures) == min(
+            3, len([p for p in harvard_pairs(place / "Harvard").pairs.pairs if p.split == part])
+        )
+        assert all(part in picture.caption and "EMMA" in picture.caption for picture in pictures)
+
+
+def test_a_second_run_keeps_the_images_and_says_the_same(place, done):
+    before = tree(place / "runs" / "fused")
+    again = medical(place, "--root", "Harvard", "--fused-dir", "Theirs=theirs", "--runs", "runs")
+    assert again.stdout == done.stdout
+    assert tree(place / "runs" / "fused") == before
+
+
+def test_the_report_shows_it(place, done):
+    assert emma("report", "--runs", "runs", cwd=place).returncode == 0
+    page = (place / "runs" / "report" / "index.html").read_text("utf-8")
+    for text in ("Medical fusion", "Detail MRI", "What survives of each scan"):
+        assert text in page
+
+
+def test_one_modality_and_all_metrics(place):
+    run = medical(place, "--root", "Harvard", "--modality", "pet", "--all-metrics", "--runs", "pet")
+    assert run.returncode == 0, run.stderr
+    assert "Medical fusion: Harvard-sample MRI-PET" in run.stdout
+    assert [path.name for path in (place / "pet" / "medical" / "Harvard-sample").iterdir()] == ["MRI-PET"]
+    result = read_result(place / "pet" / "medical" / "Harvard-sample" / "MRI-PET" / "EMMA" / "result.json")
+    names = ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM", "Detail MRI", "Detail other"]
+    assert [column.name for column in result.columns] == names
+
+
+def test_a_list_of_ids_gets_folders_of_its_own(place, tmp_path):
+    pairs = pairs_of(place)
+    (tmp_path / "few.txt").write_text("\n".join(pair.key for pair in (pairs[0], pairs[-1])))
+    run = medical(place, "--root", "Harvard", "--split-file", tmp_path / "few.txt", "--runs", tmp_path)
+    assert run.returncode == 0, run.stderr
+    labels = sorted(path.name for path in (tmp_path / "medical" / "Harvard-sample").iterdir())
+    assert [label[:3] for label in labels] == ["few"] * 3
+    assert [label.rpartition("-MRI-")[2] for label in labels[1:]] == ["CT", "SPECT"]
+
+
+def test_the_same_images_as_two_folders_score_the_same(place, done):
+    sides = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET", "--modality", "pet"]
+    run = medical(place, *sides, "--runs", "own")
+    assert run.returncode == 0, run.stderr
+    own = read_result(place / "own" / "medical" / "MRI-PET" / "MRI-PET" / "EMMA" / "result.json")
+    assert own.values == pytest.approx(read_result(folder(place, "MRI-PET") / "EMMA" / "result.json").values)
+    fused = place / "runs" / "fused" / "Harvard-sample" / "EMMA" / "MRI-PET"
+    assert tree(place / "own" / "fused" / "MRI-PET" / "EMMA" / "MRI-PET") == tree(fused)
+
+
+def test_a_pair_that_cannot_be_used_is_named_and_the_rest_is_done(place, tmp_path):
+    shutil.copytree(place / "Harvard", tmp_path / "Harvard")
+    pair = pairs_of(tmp_path, "MRI-SPECT")[-1]
+    write_image(pair.visible, read_image(pair.visible)[:-2])
+    arguments = ["--root", tmp_path / "Harvard", "--modality", "SPECT", "--runs", tmp_path / "runs"]
+    run = medical(place, *arguments)
+    assert run.returncode == 1
+    assert f"Left out {pair.key}" in run.stderr
+    assert "1 left out; everything else is done." in run.stderr
+
+
+def heads(folder, *, nifti=False):
+    """Two heads in both modalities, as DICOM files that carry a name in every place, or as one volume."""
+    rows, columns = np.mgrid[-1:1:64j, -1:1:48j]
+    ring = (np.abs(np.hypot(rows, columns) - 0.8) < 0.08) * 900.0
+    sides = {"mri": 300 + 200 * np.sin(12 * rows) * np.cos(9 * columns), "ct": 100 + ring}
+    for side, values in sides.items():
+        (folder / side).mkdir(parents=True)
+        if nifti:
+            slices = np.stack([values, values[::-1], values * 0, values[:, ::-1]], -1)
+            nibabel.save(nibabel.Nifti1Image(slices.astype(np.float32), np.eye(4)), folder / side / "v.nii.gz")
+            continue
+        for number in range(2):
+            data = dicom(np.rint(values + 50 * number).astype(np.uint16), WindowCenter=-500, WindowWidth=1200)
+            data.add_new(0x00091010, "LO", f"{NAME} in a private field")
+            data.ReferringPhysicianName = data.StudyDescription = data.AccessionNumber = NAME
+            save(folder / side / f"{NAME}^{number}.dcm", data)
+    return ["--mri", folder / "mri", "--other", folder / "ct", "--modality", "CT"]
+
+
+def test_no_output_of_dicom_files_holds_the_name(place, tmp_path):
+    folders = heads(tmp_path / f"of {NAME}")
+    (tmp_path / f"of {NAME}" / "ct" / f"{NAME}^2.dcm").write_bytes(b"damaged")
+    save(tmp_path / f"of {NAME}" / "mri" / f"{NAME}^2.dcm", dicom())
+    run = medical(place, *folders, "--runs", tmp_path / "runs")
+    assert run.returncode == 1
+    assert "2 DICOM files, rescaled" in " ".join(run.stdout.split())
+    assert run.stderr.count("Left out") == 1
+    emma("report", "--runs", tmp_path / "runs")
+    outputs = tree(tmp_path / "runs")
+    assert {
+        "medical/MRI-CT/MRI-CT/EMMA/result.json",
+        "converted/MRI-CT/MRI/0001.png",
+        "report/index.html",
+    } <= outputs.keys()
+    for name, content in outputs.items():
+        assert NAME.lower() not in name.lower()
+        assert NAME.lower().encode() not in content.lower(), name
+        assert NAME.encode("utf-16-le") not in content, name
+
+
+def test_volumes_give_axial_slices_and_the_result_says_how(place, tmp_path):
+    folders = heads(tmp_path, nifti=True)
+    run = medical(place, *folders, "--window", "500,1000", "--runs", tmp_path / "runs", "--dataset", "heads")
+    assert run.returncode == 0, run.stderr
+    result = read_result(tmp_path / "runs" / "medical" / "heads" / "MRI-CT" / "EMMA" / "result.json")
+    assert result.count == 3
+    assert "other: 1 NIfTI file, rescaled, shown in the window asked for (centre 500, width 1000)." in result.notes
+    assert "1 of 4 slices are left out: a scan shows nothing in them." in result.notes
+    manifest = json.loads((tmp_path / "runs" / "fused" / "heads" / "EMMA" / "manifest.json").read_text())
+    assert [row["id"] for row in manifest["rows"]] == ["0001-001", "0001-002", "0001-004"]
+
+
+OWN = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        ([], 2, "--root DIR, or --mri DIR --other DIR --modality"),
+        (["--root", "Harvard", *OWN, "--modality", "PET"], 2, "Give either --root DIR"),
+        (["--mri", "Harvard"], 2, "go together"),
+        (OWN, 2, "--modality CT|PET|SPECT|NAME go together"),
+        (["--root", "Harvard", "--window", "40,80"], 2, "go with --mri DIR --other DIR"),
+        (["--root", "Harvard", "--dataset", "x"], 2, "go with --mri DIR --other DIR"),
+        (["--root", "Harvard", "--modality", "MR"], 2, "it has: MRI-CT, MRI-PET, MRI-SPECT"),
+        (["--root", "Harvard", "--name", "max"], 2, "none of MRI, other, mean, max"),
+        (["--root", "Harvard", "--name", "a/b"], 2, "without folders"),
+        (["--root", "Harvard", "--fused-dir", "Theirs=none"], 1, "no such folder"),
+        (["--root", "Harvard", "--fused-dir", "none"], 2, "NAME=PATH"),
+        (["--root", "none"], 1, "emma-tasks datasets Harvard"),
+        ([*OWN, "--modality", "a/b"], 2, "--modality 'a/b'"),
+        ([*OWN, "--modality", "PET", "--dataset", "MSRS"], 2, "MSRS is a known data set"),
+        ([*OWN, "--modality", "PET", "--dataset", "../up"], 2, "cannot name a data set"),
+        ([*OWN, "--modality", "PET", "--window", "40"], 2, "expected CENTRE,WIDTH"),
+        ([*OWN, "--modality", "PET", "--mri-window", "40,80"], 2, "the folders hold none"),
+        (["--mri", "Harvard", "--other", "none", "--modality", "CT"], 1, "none: no such folder"),
+    ],
+)
+def test_mistakes_get_one_line_a_status_and_write_nothing(place, arguments, status, says):
+    before = set(place.rglob("*"))
+    run = medical(place, *arguments, "--runs", "wrong")
+    assert run.returncode == status, run.stdout + run.stderr
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert run.stderr.startswith("Error: ")
+    assert says in run.stderr
+    assert set(place.rglob("*")) == before
+
+
+def test_dry_runs_write_nothing(place, tmp_path):
+    scans = heads(tmp_path)
+    before = tree(place), tree(tmp_path)
+    runs = ["--runs", tmp_path / "runs", "--dry-run"]
+    told = medical(place, "--root", "Harvard", "--fused-dir", "Theirs=theirs", *runs)
+    assert told.returncode == 0
+    assert told.stdout.startswith("Would fuse 6 pairs of Harvard-sample (MRI-CT 2, MRI-PET 2, MRI-SPECT 2) into ")
+    assert "max, Theirs and" in told.stdout
+    assert medical(place, *scans, *runs).stdout.startswith("Would convert ")
+    assert (tree(place), tree(tmp_path)) == before
+
+
+def test_help_has_an_example_and_fits_a_terminal():
+    done = emma("medical", "--help")
+    assert "Example: emma-tasks medical --root" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_the_command_module_loads_nothing_heavy():
+    heavy = {"torch", "numpy", "cv2", "matplotlib", "pydicom", "nibabel"}
+    code = f"import sys, medical.command; print(sorted({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_painted_edges_are_blue_where_they_arrive_and_orange_where_they_are_lost():
+    source = torch.zeros(40, 40)
+    source[:, 20:] = 200
+    kept, lost = paint_survival(source, source), paint_survival(source, torch.zeros(40, 40))
+    assert kept.shape == (40, 40, 3)
+    assert kept[20, 20, 2] > kept[20, 20, 0]
+    assert lost[20, 20, 0] > lost[20, 20, 2]
+    assert kept[20, 5].tolist() == lost[20, 5].tolist() == [0, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_136_real_pairs_and_a_copy_of_the_mri(data, tmp_path):
+    """Known values of the maximum; and the MRI alone leads the paper's EMMA in three of six."""
+    pairs = harvard_pairs(data / "Harvard").pairs
+    fuse_dataset(pairs, load_fuser("max"), tmp_path / "fused" / "Harvard" / "max")
+    outcome = evaluate_medical(pairs, fused_rows(pairs, tmp_path), tmp_path, shown="max")
+    assert [table.results[0].count for table in outcome.tables] == [21, 42, 73, 136]
+    rows = {result.row: result.values for result in outcome.tables[-1].results}
+    published = {"EN": 5.18, "SD": 58.76, "AG": 6.4, "MI": 1.71, "VIF": 0.64, "Qabf": 0.73}
+    assert [name for name, figure in published.items() if rows["MRI"][name] > figure] == ["MI", "VIF", "Qabf"]
+    assert rows["max"]["SD"] == pytest.approx(68.24, abs=0.05)
+    assert (rows["MRI"]["Detail MRI"], rows["MRI"]["Detail other"]) == pytest.approx((1, 0.12), abs=0.005)
