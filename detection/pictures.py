@@ -10,10 +10,10 @@ import numpy as np
 from detection.ap import best_operating_point, confusion, image_points, pair_up, precision_recall
 from detection.coco import found_by_image, read_predictions
 from emma_core.images import read_image
-from emma_core.pictures import TaskPicture, pictures_folder, write_index, write_picture
+from emma_core.pictures import INDEX, TaskPicture, pictures_folder, read_index, write_index, write_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from detection.annotations import ImageBoxes
     from detection.ap import ClassMatches
     from detection.bench import Bench
-    from emma_core.rows import InputRow
 
     Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -38,24 +37,26 @@ class DrawnRow:
     """What is drawn of a row: the detector of its first seed, at the confidence of its best mean F1.
 
     Attributes:
-        input: its images.
+        name: of the row.
+        files: its images by ``split/id``; empty where they are not at hand.
         matches: one a class.
         confidence: detections below it are not shown.
         found: boxes, scores and class numbers of each test image, above that confidence.
     """
 
-    input: InputRow
+    name: str
+    files: Mapping[str, Path]
     matches: Sequence[ClassMatches]
     confidence: float
     found: Sequence[Found]
 
 
-def drawn_row(row: InputRow, matches: Sequence[ClassMatches], predictions: Path) -> DrawnRow:
+def drawn_row(name: str, files: Mapping[str, Path], matches: Sequence[ClassMatches], predictions: Path) -> DrawnRow:
     """Read what a row found, and keep what counts."""
     confidence = best_operating_point(matches).confidence
     every = found_by_image(read_predictions(predictions), len(matches[0].objects))
     kept = [tuple(part[found[1] >= confidence] for part in found) for found in every]
-    return DrawnRow(row, matches, confidence, kept)
+    return DrawnRow(name, files, matches, confidence, kept)
 
 
 def draw_pictures(bench: Bench, rows: Sequence[DrawnRow], folder: Path) -> list[TaskPicture]:
@@ -63,16 +64,18 @@ def draw_pictures(bench: Bench, rows: Sequence[DrawnRow], folder: Path) -> list[
 
     Args:
         bench: what the rows were tested on.
-        rows: in the order of the table.
+        rows: in the order of the table. Of a row whose images are not at hand, the examples of an earlier run stay.
         folder: of the rows; the pictures go below it.
     """
     place = pictures_folder(folder)
     spec = bench.pairs.spec
-    alone = [row for row in rows if row.input.name in {spec.infrared_label, spec.visible_label}]
+    alone = [row for row in rows if row.name in {spec.infrared_label, spec.visible_label}]
+    earlier = read_index(place / INDEX) if (place / INDEX).exists() else []
     made = []
     for row in rows:
         if alone and row not in alone:
-            made += _examples(bench, alone, row, place)
+            kept = [picture for picture in earlier if picture.group == _group(row)]
+            made += _examples(bench, alone, row, place) if row.files else kept
     curves = TaskPicture("curves.png", "Precision against recall at IoU 0.5, first seed.", "Curves", wide=True)
     tables = TaskPicture("confusion.png", _confusion_caption(rows), "What was taken for what", wide=True)
     made += [
@@ -81,6 +84,10 @@ def draw_pictures(bench: Bench, rows: Sequence[DrawnRow], folder: Path) -> list[
     ]
     write_index(place, made)
     return made
+
+
+def _group(row: DrawnRow) -> str:
+    return f"Largest gains and losses: {row.name}"
 
 
 def extremes(alone: Sequence[DrawnRow], row: DrawnRow) -> tuple[int, int, NDArray[np.int64]]:
@@ -96,16 +103,16 @@ def extremes(alone: Sequence[DrawnRow], row: DrawnRow) -> tuple[int, int, NDArra
 def _examples(bench: Bench, alone: Sequence[DrawnRow], row: DrawnRow, place: Path) -> list[TaskPicture]:
     """Draw the largest gain and the largest loss of a row, beside each camera alone."""
     most, least, gains = extremes(alone, row)
-    name = row.input.name
+    name = row.name
     made = []
     for number, kind, wanted in ((most, "gain", gains[most] > 0), (least, "loss", gains[least] < 0)):
         if wanted:
             key = bench.test.pairs[number].key
             caption = (
                 f"{key}: largest {kind} of {name}, {gains[number]:+d} hits less false alarms against the better of "
-                f"{' and '.join(each.input.name for each in alone)}. {_LEGEND}"
+                f"{' and '.join(each.name for each in alone)}. {_LEGEND}"
             )
-            picture = TaskPicture(f"{name}-{kind}.png", caption, f"Largest gains and losses: {name}", wide=True)
+            picture = TaskPicture(f"{name}-{kind}.png", caption, _group(row), wide=True)
             figure = example_figure(key, bench.annotations.images[key], [*alone, row], number, bench.classes)
             made.append(write_picture(place, picture, figure))
     return made
@@ -117,15 +124,26 @@ def example_figure(
     """Draw one test image as several rows see it, with what was found and what was missed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(rows), 4.6 * truth.height / truth.width + 0.35), layout="constrained")
+    left, top, right, bottom = _window(truth, [row.found[number][0] for row in rows])
+    figure = Figure(figsize=(4.6 * len(rows), 4.6 * (bottom - top) / (right - left) + 0.35), layout="constrained")
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
     for axes, row in zip(panels, rows, strict=True):
-        image = read_image(row.input.files[key])
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(row.input.name)
-        axes.set_axis_off()
+        axes.imshow(read_image(row.files[key]), cmap="gray", vmin=0, vmax=1)
         _draw_boxes(axes, truth, row.found[number], classes)
+        axes.set(title=row.name, xlim=(left, right), ylim=(bottom, top))
+        axes.set_axis_off()
     return figure
+
+
+def _window(truth: ImageBoxes, found: Sequence[NDArray[np.float64]]) -> tuple[float, float, float, float]:
+    """Return the part of an image, left, top, right, bottom, that holds all boxes; half of either side at least."""
+    boxes = np.vstack([truth.boxes, *found])
+    size = np.array([truth.width, truth.height], np.float64)
+    low, high = boxes[:, :2].min(axis=0) - 0.05 * size, boxes[:, 2:].max(axis=0) + 0.05 * size
+    lacking = np.maximum(size / 2 - (high - low), 0) / 2
+    low, high = low - lacking, high + lacking
+    shift = np.maximum(-low, 0) - np.maximum(high - size, 0)
+    return (*(low + shift).clip(0, size), *(high + shift).clip(0, size))
 
 
 def _draw_boxes(axes: Axes, truth: ImageBoxes, found: Found, classes: Sequence[str]) -> None:
@@ -166,7 +184,7 @@ def curve_figure(rows: Sequence[DrawnRow], classes: Sequence[str]) -> Figure:
         for row in rows:
             recall, precision = precision_recall(row.matches[number])
             start = precision[:1] if precision.size else [0.0]
-            axes.plot([0.0, *recall], [*start, *precision], label=row.input.name, linewidth=1.5)
+            axes.plot([0.0, *recall], [*start, *precision], label=row.name, linewidth=1.5)
         axes.set(title=f"{classes[number]} ({row.matches[number].objects.sum()})", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     figure.supxlabel("Recall", fontsize=10)
@@ -195,7 +213,7 @@ def confusion_figure(bench: Bench, rows: Sequence[DrawnRow]) -> Figure:
         for (one, other), count in np.ndenumerate(counts):
             colour = "white" if shares[one, other] > 0.6 else "black"
             axes.text(other, one, str(count), ha="center", va="center", fontsize=7, color=colour)
-        axes.set_title(row.input.name)
+        axes.set_title(row.name)
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
     panels[0].set_ylabel("there is")
@@ -204,7 +222,7 @@ def confusion_figure(bench: Bench, rows: Sequence[DrawnRow]) -> Figure:
 
 
 def _confusion_caption(rows: Sequence[DrawnRow]) -> str:
-    confidences = ", ".join(f"{row.input.name} {row.confidence:.2f}" for row in rows)
+    confidences = ", ".join(f"{row.name} {row.confidence:.2f}" for row in rows)
     return (
         "Objects that are there (rows) and what they were found as (columns) at IoU 0.5, first seed, at the confidence "
         f"of the best mean F1: {confidences}. The last row counts false alarms, the last column what was missed."

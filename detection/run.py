@@ -6,6 +6,7 @@ predictions and its result. A run that is finished is not repeated, one that was
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -31,11 +32,13 @@ from detection.yolo import (
 )
 from emma_core.comparisons import write_comparisons
 from emma_core.config import read_toml, to_dict, write_toml
-from emma_core.errors import DataError, UsageError
+from emma_core.errors import DataError, ResultError, UsageError
 from emma_core.images import read_image
 from emma_core.manifest import locked, sha256
 from emma_core.options import progress_bar
+from emma_core.report.tables import row_order
 from emma_core.results import RESULT, Result, read_result, result_folder, write_result
+from emma_core.rows import source_rows
 from emma_core.runtime import environment
 
 if TYPE_CHECKING:
@@ -116,7 +119,7 @@ class Outcome:
     """What a run of the task leaves.
 
     Attributes:
-        results: one a row and seed.
+        results: one a row and seed, those of earlier runs included.
         comparisons: of fused rows with each camera alone.
         folder: of all rows.
     """
@@ -151,7 +154,7 @@ def train_rows(bench: Bench, rows: Sequence[InputRow], setup: TrainingSetup, run
                 if not (place / RESULT).exists():
                     _train_row(bench, row, setup, seed, place)
                 results.append(read_result(place / RESULT))
-    return _summarise(bench, rows, results, folder)
+    return _summarise(bench, rows, results[0].table_key, folder)
 
 
 def evaluate_rows(
@@ -187,7 +190,7 @@ def evaluate_rows(
         with locked(place):
             _predict(bench, row, detector, place / PREDICTIONS)
             results.append(_score(bench, row, place, recipe, None, time.perf_counter() - begun, device))
-    return _summarise(bench, rows, results, folder)
+    return _summarise(bench, rows, results[0].table_key, folder)
 
 
 def numbers_by_name(found: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -336,10 +339,13 @@ def _truth(folder: Path, seed: int | None) -> Path:
     return (folder.parent if seed is None else folder.parent.parent) / TRUTH
 
 
-def _summarise(bench: Bench, rows: Sequence[InputRow], results: Sequence[Result], folder: Path) -> Outcome:
-    """Compare the rows, draw the pictures, and write both."""
+def _summarise(bench: Bench, rows: Sequence[InputRow], key: tuple[str, str, str, str], folder: Path) -> Outcome:
+    """Compare and draw everything of a table that is on disk, rows and seeds of earlier runs included."""
+    found = _finished(folder, key)
+    names = {result.row: row_order(result.row, result.dataset, baseline=result.baseline) for result in found.values()}
     places = {
-        row.name: [_row_folder(folder, each) / PREDICTIONS for each in results if each.row == row.name] for row in rows
+        name: [path.parent / PREDICTIONS for path, result in found.items() if result.row == name]
+        for name in sorted(names, key=lambda name: names[name])
     }
     scores = [
         scoring.RowScores(name, tuple(evaluate(folder / TRUTH, path) for path in paths))
@@ -348,12 +354,22 @@ def _summarise(bench: Bench, rows: Sequence[InputRow], results: Sequence[Result]
     spec = bench.pairs.spec
     sources = (spec.infrared_label, spec.visible_label)
     with progress_bar("Comparing", None) as advance:
-        comparisons = scoring.compare(results[0].table_key, scores, sources, bench.classes, advance)
+        comparisons = scoring.compare(key, scores, sources, bench.classes, advance)
     write_comparisons(folder, comparisons)
-    drawn = [drawn_row(row, each.seeds[0].matches, places[row.name][0]) for row, each in zip(rows, scores, strict=True)]
+    files = {row.name: row.files for row in (*source_rows(bench.pairs), *rows)}
+    drawn = [
+        drawn_row(each.row, files.get(each.row, {}), each.seeds[0].matches, places[each.row][0]) for each in scores
+    ]
     draw_pictures(bench, drawn, folder)
-    return Outcome(tuple(results), tuple(comparisons), folder)
+    return Outcome(tuple(found.values()), tuple(comparisons), folder)
 
 
-def _row_folder(folder: Path, result: Result) -> Path:
-    return folder / result.row if result.seed is None else folder / result.row / f"seed{result.seed}"
+def _finished(folder: Path, key: tuple[str, str, str, str]) -> dict[Path, Result]:
+    """Find the results of a table, by seed; what cannot be read is not of it."""
+    found: dict[Path, Result] = {}
+    for path in (*folder.glob(f"*/{RESULT}"), *folder.glob(f"*/seed*/{RESULT}")):
+        with contextlib.suppress(ResultError):
+            result = read_result(path)
+            if result.table_key == key:
+                found[path] = result
+    return dict(sorted(found.items(), key=lambda item: (item[1].row, item[1].seed or 0)))

@@ -7,16 +7,19 @@ Call :func:`detection.offline.keep_to` before the first import.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules import Detect
+from ultralytics.nn import modules
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 from ultralytics.utils import LOGGER, SETTINGS
 from ultralytics.utils.nms import non_max_suppression
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from detection.annotations import ImageBoxes
     from detection.recipes import DetectorRecipe
@@ -119,14 +121,9 @@ class Detector:
         batch = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))[None].to(self._device).float() / 255
         with torch.inference_mode():
             raw = self._network(batch)
+            kinds, end2end = len(self.classes), getattr(self._network, "end2end", False)
             (found,) = non_max_suppression(
-                raw,
-                _LEAST,
-                _OVERLAP,
-                multi_label=True,
-                max_det=_MOST,
-                nc=len(self.classes),
-                end2end=getattr(self._network, "end2end", False),
+                raw, _LEAST, _OVERLAP, multi_label=True, max_det=_MOST, nc=kinds, end2end=end2end
             )
         boxes = scale_boxes(fitted.shape[:2], found[:, :4].clone(), image.shape[:2]).double().cpu().numpy()
         return Detections(boxes, found[:, 4].double().cpu().numpy(), found[:, 5].long().cpu().numpy())
@@ -141,10 +138,10 @@ def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionM
     architecture = _architecture(recipe)
     try:
         with seeded(seed, "detector"):
-            network = DetectionModel(architecture, ch=3, nc=classes, verbose=False)
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+            network = DetectionModel(_harmless(architecture), ch=3, nc=classes, verbose=False)
+    except (CheckpointError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(f"--model {recipe.model}: cannot be built ({type(error).__name__}: {error})") from None
-    if not isinstance(network.model[-1], Detect):
+    if not isinstance(network.model[-1], modules.Detect):
         raise UsageError(f"--model {recipe.model}: is no detector of the YOLO family, e.g. yolov5s")
     return network
 
@@ -161,6 +158,22 @@ def _architecture(recipe: DetectorRecipe) -> dict[str, Any]:
         depth, _, most = content.get("scales", {}).get(content.get("scale"), (1.0, 1.0, 1024))
         content["scales"] = {content["scale"]: [depth, recipe.width, most]}
     return content
+
+
+def _harmless(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description of a network, if it names nothing but layers: ultralytics evaluates what stands there.
+
+    Raises:
+        CheckpointError: it names anything else.
+    """
+    layers = [str(layer[2]) for part in ("backbone", "head") for layer in architecture[part]]
+    activation = architecture.get("activation")
+    for name in [*layers, *([] if activation is None else [str(activation).removeprefix("torch.").removesuffix("()")])]:
+        home, _, plain = name.rpartition(".")
+        found = getattr({"nn": nn, "": modules}.get(home), plain, None)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise CheckpointError(f"{name[:60]!r} is no layer of a network")
+    return dict(architecture)
 
 
 def matching_tensors(network: nn.Module, weights: WeightsFile) -> tuple[dict[str, torch.Tensor], str]:
@@ -203,16 +216,14 @@ def load_detector(weights: WeightsFile, size: int | None, device: torch.device) 
         else:
             network, classes = _anchor_based(weights)
         network.load_state_dict(weights.tensors)
-    except CheckpointError:
-        raise
     except Exception as error:  # whatever a description of a network that is none provokes
         reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{weights.path}: its tensors make no detector ({reason})") from None
+        raise CheckpointError(f"{weights.path}: makes no detector ({reason})") from None
     return Detector(network, classes, size or (weights.info.size if weights.info else 640), device)
 
 
 def _trained(info: DetectorInfo) -> DetectionModel:
-    return DetectionModel(dict(info.architecture), ch=3, nc=len(info.classes), verbose=False)
+    return DetectionModel(_harmless(info.architecture), ch=3, nc=len(info.classes), verbose=False)
 
 
 def _anchor_based(weights: WeightsFile) -> tuple[DetectionModel, tuple[str, ...]]:
@@ -220,9 +231,7 @@ def _anchor_based(weights: WeightsFile) -> tuple[DetectionModel, tuple[str, ...]
     described, names = weights.architecture, weights.names
     heads = sorted(name for name in weights.tensors if name.endswith(".m.2.weight") and name.count(".") == 4)
     if described is None or not names or not heads:
-        raise CheckpointError(
-            f"{weights.path}: neither weights of this tool nor a state dict of YOLOv5 with 'yaml' and 'names'"
-        )
+        raise CheckpointError("neither weights of this tool nor a state dict of YOLOv5 with 'yaml' and 'names'")
     scale = [float(described["depth_multiple"]), float(described["width_multiple"]), 1024]
     architecture = yaml_model_load("yolov5n.yaml") | {"scale": "n", "scales": {"n": scale}}
     network = DetectionModel(architecture, ch=3, nc=len(names), verbose=False)
@@ -265,6 +274,10 @@ class _Images(YOLODataset):  # type: ignore[misc]
 
     def get_labels(self) -> list[dict[str, Any]]:
         return [_label(image) for image in self.img_path]
+
+    def cache_images(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it draws a bar, whatever it is told
+            super().cache_images()
 
     def load_image(self, i: int, **options: Any) -> Any:  # noqa: ANN401 - as its base class
         self.npy_files[i] = self.npy_files[i].with_suffix(".none")  # a .npy beside an image would be read instead

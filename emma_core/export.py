@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-Format = Literal["onnx", "exported-program"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "exported-program": ".pt2"}
 """Formats, and how their files end."""
 
@@ -37,7 +36,7 @@ TOLERANCE = 1e-4
 MAX_SIDE = 16384
 
 
-def export_fuser(weights: Path, out: Path, form: Format = "onnx") -> float:
+def export_fuser(weights: Path, out: Path, form: str = "onnx") -> float:
     """Write a fusion network for another runtime.
 
     Its inputs are ``infrared`` and ``visible``, its output ``fused``: (1, 1, H, W) float32 in [0, 1], H and W
@@ -91,7 +90,7 @@ def _onnx(network: UFuser) -> bytes:
     return content
 
 
-def _open(content: bytes, form: Format) -> Network:
+def _open(content: bytes, form: str) -> Network:
     """Make what was exported callable, from its bytes, as whoever gets the file will."""
     if form == "exported-program":
         return torch.export.load(io.BytesIO(content)).module()

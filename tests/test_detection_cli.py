@@ -122,6 +122,14 @@ def test_again_trains_nothing(bench, done):
     assert again.stdout == done.stdout
 
 
+def test_a_run_of_one_row_keeps_what_others_left(bench, done):
+    folder = table_folder(bench)
+    before = [(folder / name).read_bytes() for name in ("comparisons.json", "pictures/pictures.json")]
+    one = detect(bench, "--split", "thirds", "--ir", "--conditions", bench / "lights.json")
+    assert one.stdout == done.stdout
+    assert [(folder / name).read_bytes() for name in ("comparisons.json", "pictures/pictures.json")] == before
+
+
 def test_other_settings_into_the_same_folder_are_refused(bench, done):
     outcome = detect(bench, "--split", "thirds", "--epochs", "3")
     assert outcome.returncode == 2
@@ -138,7 +146,9 @@ def test_a_frozen_detector_on_every_row(bench, done):
     assert result.values == trained.values  # the same detector on the same images
     assert result.seed is None
     assert result.recipe["recipe"] == "evaluate-only"
-    assert read_result(folder / "IR" / "result.json").values != result.values
+    found = [(folder / row / "predictions.json").read_bytes() for row in ("IR", "VI", "max")]
+    assert len(set(found)) == 3
+    assert found[1] == (weights.parent / "predictions.json").read_bytes()
 
 
 def test_the_split_of_a_run_can_be_given_to_another(bench, done):

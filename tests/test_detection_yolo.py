@@ -126,8 +126,27 @@ def test_foreign_and_damaged_weights(yolo, tmp_path):
         read_weights(path)
     network = yolo.build_network(TINY, 2, 0)
     save_detector(path, {"a": torch.ones(2)}, DetectorInfo(("Car",), network.yaml, 64))
-    with pytest.raises(CheckpointError, match="its tensors make no detector"):
+    with pytest.raises(CheckpointError, match="makes no detector"):
         yolo.load_detector(read_weights(path), None, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activation": "__import__('pathlib').Path('proof').touch()"},
+        {"backbone": [[-1, 1, "load_checkpoint", ["proof"]]]},
+        {"head": [[-1, 1, "nn.functional.relu", []]]},
+        {"head": [[-1, 1, "nn.init", []]]},
+    ],
+)
+def test_nothing_in_a_description_of_a_network_is_executed(yolo, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    network = yolo.build_network(TINY, 2, 0)
+    path = tmp_path / "w.safetensors"
+    save_detector(path, network.state_dict(), DetectorInfo(("Car", "People"), {**network.yaml, **change}, 64))
+    with pytest.raises(CheckpointError, match=r"makes no detector .*is no layer"):
+        yolo.load_detector(read_weights(path), None, CPU)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_matching_layers_are_counted(yolo, tmp_path):

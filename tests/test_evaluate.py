@@ -14,7 +14,7 @@ from conftest import random_image, write_pairs
 
 from emma_core.datasets import dataset_spec, find_pairs, folder_spec
 from emma_core.errors import DataError, ManifestError, UsageError
-from emma_core.evaluate import evaluate_dataset
+from emma_core.evaluate import evaluate_dataset, fusion_measures, score_pairs, write_scores
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
@@ -198,6 +198,23 @@ def test_tiny_images_leave_a_note_and_no_number(tmp_path, runs):
     assert not math.isnan(result.values["SSIM"])
     assert "VIF is not defined on 2 of 2 images" in result.notes[0]
     assert read_result(runs / "evaluate" / "TNO" / "all" / "IR" / "result.json").notes == result.notes
+
+
+def test_a_task_scores_once_and_writes_a_table_for_each_part(tmp_path, runs):
+    """The halves that ``medical`` takes: measures of its own choice, one table a part, notes and recipe in each."""
+    for number, part in enumerate(("MRI-CT/CT", "MRI-CT/MRI", "MRI-PET/PET", "MRI-PET/MRI")):
+        write_image(tmp_path / part / "1.png", random_image(number, (48, 48)))
+    pairs = find_pairs(dataset_spec("Harvard"), tmp_path)
+    scores = score_pairs(pairs, (), fusion_measures(["MI", "EN"]))
+    chosen = scores.part("MRI-PET", "pets")
+    results = write_scores(chosen, runs, task="t", title="T", recipe={"a": 1}, notes=("said",))
+    assert [result.row for result in results] == ["other", "MRI", "mean", "max"]
+    mri = read_result(runs / "t" / "Harvard" / "pets" / "MRI" / "result.json")
+    assert (mri.parts, mri.count, mri.recipe, mri.notes) == (("MRI-PET",), 1, {"a": 1}, ("said",))
+    images = [levels(tmp_path / "MRI-PET" / side / "1.png") for side in ("PET", "MRI", "MRI")]
+    expected = fusion_metrics(*images, ["MI", "EN"])
+    assert list(mri.values) == ["MI", "EN"]
+    assert mri.values == pytest.approx({name: float(value) for name, value in expected.items()})
 
 
 @pytest.mark.slow

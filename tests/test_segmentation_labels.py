@@ -7,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import REPOSITORY, write_pairs
 from PIL import Image
 from skimage.io import imread
 
@@ -84,6 +84,13 @@ def test_a_label_set_of_ones_own(root, tmp_path):
     (tmp_path / "odd.toml").write_text('name = "odd"\ncolours = 3\n')
     with pytest.raises(UsageError, match=r"odd\.toml: SegmentationSpec: unknown key 'colours'"):
         label_set(str(tmp_path / "odd.toml"))
+
+
+def test_the_declaration_in_the_docs_can_be_used(tmp_path):
+    text = (REPOSITORY / "docs" / "segmentation.md").read_text("utf-8")
+    (tmp_path / "mine.toml").write_text(text.partition("```toml\n")[2].partition("```")[0])
+    spec = label_set(str(tmp_path / "mine.toml"))
+    assert (spec.name, len(spec.classes), spec.conditions[0]) == ("mine", 3, ("day", "D"))
 
 
 def test_ids_of_every_kind_of_file(tmp_path):

@@ -62,6 +62,7 @@ _M3FD_SCENES = (
     ("night", ("person", "car", "bus", "motorcycle", "lamp")),
     ("dark", ("person", "car", "truck", "lamp")),
 )
+_M3FD_REACH = 0.55  # a detector that starts from scratch on a few dozen scenes needs objects of some size
 _MSRS_WANTED = (
     ("person", "car", "bike", "curve", "car stop", "color cone"),
     ("person", "car", "guardrail", "bump", "curve", "bike", "color cone"),
@@ -128,7 +129,7 @@ def _m3fd(root: Path, pairs: int, seed: int, size: Size | None) -> tuple[Iterato
     def steps() -> Iterator[None]:
         for index in range(pairs):
             climate, wanted = _M3FD_SCENES[index % len(_M3FD_SCENES)]
-            scene = render_scene(_seeds(seed, "M3FD", index), climate, wanted, size or _STREET)
+            scene = render_scene(_seeds(seed, "M3FD", index), climate, wanted, size or _STREET, _M3FD_REACH)
             name = f"{index:05d}"
             write_image(root / "Ir" / f"{name}.png", scene.infrared)
             write_image(root / "Vis" / f"{name}.png", scene.visible)

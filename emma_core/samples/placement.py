@@ -109,7 +109,7 @@ def _kerb(stage: Stage, side: int) -> float:
 
 def _depth(stage: Stage, near: float, far: float) -> float:
     """Choose a distance evenly on a logarithmic scale, so that all sizes in the image are about as common."""
-    return float(near * (far / near) ** stage.uniform(0, 1))
+    return float(near * (far / near) ** (stage.reach * stage.uniform(0, 1)))
 
 
 def _on_lane(stage: Stage, near: float, far: float) -> Place:

@@ -89,6 +89,7 @@ class Stage:
         climate: light and heat.
         road: where things may stand.
         rng: source of everything random.
+        reach: how far away things are, as a fraction of the usual range.
         taken: circles (x, z, radius) that are occupied, in metres.
     """
 
@@ -96,6 +97,7 @@ class Stage:
     climate: Climate
     road: Road
     rng: np.random.Generator
+    reach: float = 1.0
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 
     def uniform(self, low: float, high: float) -> float:
