@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from detection import scoring
 from detection.coco import PREDICTIONS, TRUTH, evaluate, write_predictions, write_truth
+from detection.interface import Detections, LabelledImage, TrainingTask
 from detection.pictures import draw_pictures, drawn_row
 from detection.recipes import DetectorRecipe
 from detection.splits import write_split
@@ -22,9 +23,6 @@ from detection.weights import read_weights
 from detection.yolo import (
     WEIGHTS,
     WORK,
-    Detections,
-    LabelledImage,
-    TrainingTask,
     build_network,
     load_detector,
     matching_tensors,

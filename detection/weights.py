@@ -63,7 +63,7 @@ class WeightsFile:
     architecture: Mapping[str, Any] | None = None
 
 
-def save_detector(path: Path, tensors: Tensors, info: DetectorInfo) -> None:
+def save_detector(path: Path, tensors: Mapping[str, torch.Tensor], info: DetectorInfo) -> None:
     """Write a detector as safetensors, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {_METADATA: json.dumps({"format": FORMAT, **asdict(info)}, sort_keys=True)}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes
 
 from detection.anchors import AnchorHead
+from detection.interface import Detections
 from detection.weights import DetectorInfo, save_detector
 from emma_core.chance import seeded
 from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
@@ -36,67 +38,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from detection.annotations import ImageBoxes
+    from detection.interface import LabelledImage, TrainingTask
     from detection.recipes import DetectorRecipe
     from detection.weights import WeightsFile
     from emma_core.images import FloatImage
 
 WEIGHTS, WORK = "weights.safetensors", "ultralytics"
 
+SAVE_SECONDS = 10.0
+"""Least time between two saves; a run that was killed goes on from the last."""
+
 _LEAST, _OVERLAP, _MOST = 0.001, 0.7, 300  # confidence, IoU of suppression, boxes an image: ultralytics' for validation
 
 LOGGER.setLevel(logging.ERROR)
 SETTINGS.update({name: False for name, value in SETTINGS.items() if value is True})  # telemetry, loggers, adverts
-
-
-class Detections(NamedTuple):
-    """What was found in one image, the most confident first.
-
-    Attributes:
-        boxes: (N, 4), float64: left, top, right, bottom [pixels].
-        scores: (N,), float64 in [0, 1].
-        classes: (N,), int64, numbers of classes.
-    """
-
-    boxes: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    classes: NDArray[np.int64]
-
-
-class LabelledImage(NamedTuple):
-    """An image file of one row and the objects in it."""
-
-    file: Path
-    truth: ImageBoxes
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """What one training run needs.
-
-    Attributes:
-        title: for whoever watches.
-        recipe: how to train.
-        seed: of everything random.
-        classes: names.
-        train: images to fit to.
-        val: images to choose the epoch by.
-        start: tensors to begin with, by name; the rest is drawn.
-        folder: of the run; a killed one goes on in it.
-        device: where to compute.
-    """
-
-    title: str
-    recipe: DetectorRecipe
-    seed: int
-    classes: tuple[str, ...]
-    train: Sequence[LabelledImage]
-    val: Sequence[LabelledImage]
-    start: Mapping[str, torch.Tensor]
-    folder: Path
-    device: torch.device
 
 
 class Detector:
@@ -305,9 +260,11 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     """Ultralytics' loop around our network, images and log."""
 
     last: Path
+    _best: Mapping[str, torch.Tensor]
 
     def __init__(self, task: TrainingTask, log: TrainingLog, resume: Path | None) -> None:
         self._task, self._log = task, log
+        self._saved = -math.inf
         super().__init__(overrides=_arguments(task) | ({"resume": str(resume)} if resume else {}))
         self.add_callback("on_fit_epoch_end", lambda _: self._note())
 
@@ -338,16 +295,20 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         return network
 
     def save_model(self) -> bool:
-        """Keep the best weights as our own, then ultralytics' checkpoint, each whole or not at all."""
+        """Save now and then: the best weights as our own, then ultralytics' checkpoint, each whole or not at all."""
         if self.fitness == self.best_fitness:
-            info = DetectorInfo(self._task.classes, self.ema.ema.yaml, self._task.recipe.size)
-            save_detector(self._task.folder / WEIGHTS, self.ema.ema.state_dict(), info)
+            self._best = {name: tensor.clone() for name, tensor in self.ema.ema.state_dict().items()}
+        now, final = time.perf_counter(), self.epoch + 1 >= self.epochs
+        if now - self._saved < SAVE_SECONDS and not final:
+            return False
+        info = DetectorInfo(self._task.classes, self.ema.ema.yaml, self._task.recipe.size)
+        save_detector(self._task.folder / WEIGHTS, self._best, info)
         last, self.last = self.last, self.last.with_suffix(".part")
         self.best = self.last  # ultralytics' copy of the best is not needed
-        saved: bool = super().save_model()
+        super().save_model()
         self.last.replace(last)
-        self.last = last
-        return saved
+        self.last, self._saved = last, now
+        return True
 
     def final_eval(self) -> None:
         """Leave the evaluation to us."""

@@ -28,6 +28,7 @@ Modality = Annotated[
 ]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="What to call your own scans; else MRI-MODALITY.")]
 Weights = Annotated[Path | None, typer.Option(help="Of EMMA, instead of the shipped ones, say fine-tuned on scans.")]
+Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch as the authors' test code does.")]
 RowName = Annotated[str, typer.Option("--name", help="What to call the row that is fused now.")]
 AllMetrics = Annotated[bool, typer.Option("--all-metrics", help="Add SF, SCD, CC and SSIM.")]
 OtherWindow = Annotated[
@@ -50,6 +51,7 @@ def medical(
     modality: Modality = None,
     dataset: DatasetName = None,
     weights: Weights = None,
+    output_range: Range = "sigmoid",
     name: RowName = "EMMA",
     fused_dir: FusedFolders = None,
     all_metrics: AllMetrics = False,
@@ -75,7 +77,7 @@ def medical(
         raise UsageError(f"--name {name!r}: expected a name without folders, and none of {', '.join(TAKEN)}")
     own = _own_scans(mri, other, modality, dataset, (mri_window, window))
     foreign = named_folders("--fused-dir", fused_dir)
-    fuser = load_fuser("EMMA", weights=weights, device=device)
+    fuser = load_fuser("EMMA", weights=weights, device=device, output_range=output_range)
     if dry_run and own is not None and own.hold_scans:
         typer.echo(f"Would convert {' and '.join(map(str, own.folders.values()))} into {own.converted(runs)}, and fuse")
         return

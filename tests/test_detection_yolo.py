@@ -17,6 +17,7 @@ from conftest import random_image
 from detection import offline
 from detection.anchors import STRIDES, AnchorHead
 from detection.annotations import ImageBoxes
+from detection.interface import LabelledImage, TrainingTask
 from detection.recipes import RECIPES, DetectorRecipe, changed, detector_recipe
 from detection.weights import DetectorInfo, read_weights, save_detector
 from emma_core.errors import CheckpointError, DataError, UsageError
@@ -163,7 +164,7 @@ def test_matching_layers_are_counted(yolo, tmp_path):
     assert all(torch.equal(start[name], other[name]) for name in start)
 
 
-def images(folder, count, yolo):
+def images(folder, count):
     made = []
     for number in range(count):
         path = folder / f"{number}.png"
@@ -172,12 +173,12 @@ def images(folder, count, yolo):
         image[top : top + 16, left : left + 14] = 1
         write_image(path, image)
         truth = ImageBoxes(64, 48, np.array([[left, top, left + 14.0, top + 16]]), np.array([1]))
-        made.append(yolo.LabelledImage(path, truth))
+        made.append(LabelledImage(path, truth))
     return made
 
 
 def task(yolo, folder, made, recipe=TINY):
-    return yolo.TrainingTask("IR, seed 0", recipe, 0, ("Car", "People"), made[:6], made[6:], {}, folder, CPU)
+    return TrainingTask("IR, seed 0", recipe, 0, ("Car", "People"), made[:6], made[6:], {}, folder, CPU)
 
 
 def steps(folder):
@@ -186,7 +187,7 @@ def steps(folder):
 
 
 def test_training_leaves_our_weights_and_touches_nothing_else(yolo, tmp_path):
-    made = images(tmp_path / "data", 8, yolo)
+    made = images(tmp_path / "data", 8)
     np.save(tmp_path / "data" / "0.npy", np.zeros((3, 3, 3), np.uint8))  # must not stand in for 0.png
     before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     threads = torch.get_num_threads()
@@ -201,7 +202,8 @@ def test_training_leaves_our_weights_and_touches_nothing_else(yolo, tmp_path):
 
 
 def test_a_run_that_stopped_goes_on(yolo, tmp_path, monkeypatch):
-    made = images(tmp_path / "data", 8, yolo)
+    made = images(tmp_path / "data", 8)
+    monkeypatch.setattr(yolo, "SAVE_SECONDS", 0.0)
     note = yolo._Trainer._note
 
     def stop(self):
@@ -221,7 +223,7 @@ def test_a_run_that_stopped_goes_on(yolo, tmp_path, monkeypatch):
 
 
 def test_a_missing_image_is_named(yolo, tmp_path):
-    made = images(tmp_path / "data", 8, yolo)
+    made = images(tmp_path / "data", 8)
     made[2].file.unlink()
     with pytest.raises(DataError, match=r"IR, seed 0: .*2\.png"):
         yolo.train_detector(task(yolo, tmp_path / "run", made))

@@ -172,6 +172,17 @@ def test_one_modality_and_all_metrics(place):
     assert [column.name for column in result.columns] == names
 
 
+def test_other_settings_are_another_row_and_do_not_mix(place, tmp_path):
+    asked = ["--root", "Harvard", "--modality", "CT", "--runs", tmp_path]
+    assert medical(place, *asked).returncode == 0
+    mixed = medical(place, *asked, "--range", "stretch")
+    assert (mixed.returncode, "other settings (range: 'sigmoid', now 'stretch')" in mixed.stderr) == (1, True)
+    assert medical(place, *asked, "--range", "stretch", "--name", "EMMA-stretch").returncode == 0
+    rows = tmp_path / "medical" / "Harvard-sample" / "MRI-CT"
+    spread = [read_result(rows / name / "result.json").values["SD"] for name in ("EMMA", "EMMA-stretch")]
+    assert spread[1] > 2 * spread[0]  # untrained weights give next to one grey
+
+
 def test_a_list_of_ids_gets_folders_of_its_own(place, tmp_path):
     pairs = pairs_of(place)
     (tmp_path / "few.txt").write_text("\n".join(pair.key for pair in (pairs[0], pairs[-1])))
