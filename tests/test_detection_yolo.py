@@ -215,11 +215,12 @@ def test_a_run_that_stopped_goes_on(yolo, tmp_path, monkeypatch):
         patch.setattr(yolo._Trainer, "_note", stop)
         with pytest.raises(KeyboardInterrupt):
             yolo.train_detector(task(yolo, tmp_path / "run", made))
+    before = (tmp_path / "run" / "log.jsonl").read_text()
     last = tmp_path / "run" / "ultralytics" / "weights" / "last.pt"
-    assert last.exists()
     last.with_suffix(".part").write_bytes(b"half")  # a kill in the middle of a save
     yolo.train_detector(task(yolo, tmp_path / "run", made))
     assert steps(tmp_path / "run") == [1, 2, 3]
+    assert (tmp_path / "run" / "log.jsonl").read_text().startswith(before)  # two epochs were not repeated
 
 
 def test_a_missing_image_is_named(yolo, tmp_path):

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emma_core.report.paper import METHOD, paper_source
@@ -62,7 +63,9 @@ def to_short_markdown(table: Table, folder: str) -> str:
     names = {row.name for row in table.rows} | {METHOD}
     ours = [line for line in _all_rows(table) if line[1].results]
     paper = [line for line in _all_rows(table) if not line[1].results and line[1].name in names]
-    said = sentences(table)
+    # Few are shown: first what is said of the method that this is about.
+    ordered = sorted(table.comparisons, key=lambda comparison: not comparison.row.startswith(METHOD))
+    said = sentences(replace(table, comparisons=tuple(ordered)))
     more = [f"And {len(said) - _SENTENCES} more, in the files."] if len(said) > _SENTENCES else []
     bullets = [f"- {_escape(text, _MARKDOWN)}" for text in [*said[:_SENTENCES], *more]]
     notes = _escape(" ".join([*_common_unit(table), *side_notes(table)]), _MARKDOWN)
