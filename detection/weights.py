@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
-from emma_core.checkpoint import _unpickle
+from emma_core.checkpoint import unpickle_plain
 from emma_core.errors import CheckpointError
 from emma_core.images import write_atomic
 from emma_core.manifest import sha256
@@ -84,7 +84,7 @@ def read_weights(path: Path) -> WeightsFile:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected weights of a detector") from None
     if data[8:9] == b"{":  # safetensors begin with eight bytes of length and a JSON object
         return _read_safetensors(path, data)
-    content = _unpickle(path, data)
+    content = unpickle_plain(path, data)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")

@@ -234,7 +234,7 @@ def _verified_metadata(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _read_authors(path: Path, data: bytes) -> tuple[CheckpointInfo, Tensors]:
-    tensors = _unwrap(path, _unpickle(path, data))
+    tensors = _unwrap(path, unpickle_plain(path, data))
     kind, config = _describe(path, tensors)
     recipes = [
         name
@@ -245,8 +245,16 @@ def _read_authors(path: Path, data: bytes) -> tuple[CheckpointInfo, Tensors]:
     return CheckpointInfo(path, sha256, kind, recipes[0] if recipes else "unknown", config, source="authors"), tensors
 
 
-def _unpickle(path: Path, data: bytes) -> object:
-    """Read a file of ``torch.save`` that holds plain tensors, without executing anything."""
+def unpickle_plain(path: Path, data: bytes) -> object:
+    """Read a file of ``torch.save`` that holds plain tensors, without executing anything.
+
+    Args:
+        path: for messages.
+        data: content of the file.
+
+    Raises:
+        CheckpointError: it is damaged, or holds more than plain values.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns of what is refused in a moment
             _check_zip(data)

@@ -264,8 +264,9 @@ def demo(
     Example: emma-tasks demo
     """
     data, runs = out / "data", out / "runs"
-    for name, count in {"M3FD": pairs, "MSRS": pairs, "Harvard": 12}.items():
-        sample_data(data, name, count)
+    sample_data(data, "Harvard", 12)
+    sample_data(data, "M3FD,MSRS", pairs)
+    for name in ("M3FD", "MSRS"):
         fuse_dataset(name, data / name, runs=runs)
         evaluate(name, data / name, runs=runs)
     for entry in sorted(entry_points(group=DEMOS), key=lambda entry: entry.name):

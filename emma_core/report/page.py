@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -192,7 +193,12 @@ def _environments(tables: Sequence[Table]) -> list[tuple[list[tuple[str, str]], 
 
 
 def _recipe(table: Table) -> str:
-    return ", ".join(plain(f"{key} {value}") for key, value in table.recipe.items())
+    return ", ".join(plain(f"{key} {_short(str(value))}") for key, value in table.recipe.items())
+
+
+def _short(value: str) -> str:
+    """Shorten a SHA-256, which would push a page out of its frame; result.json has all of it."""
+    return value[:12] if re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def _seconds(seconds: float) -> str:

@@ -214,7 +214,7 @@ def row_order(name: str, dataset: str = "", *, baseline: bool = False) -> tuple[
     """Sorting key of rows: IR, VI, mean, max, then other methods by name, EMMA last."""
     spec = declared(dataset)
     labels = (spec.infrared_label, spec.visible_label) if spec else ("IR", "VI")
-    ranks = {"IR": 0, "VI": 1, labels[0]: 0, labels[1]: 1, "mean": 2, "max": 3}
+    ranks = {"IR": 0, "VI": 1, "other": 0, "MRI": 1, labels[0]: 0, labels[1]: 1, "mean": 2, "max": 3}
     rank = ranks.get(name, 4) if baseline else 4
     return not baseline, rank, name.upper().startswith("EMMA"), name.lower()
 
