@@ -87,9 +87,10 @@ RECIPES: dict[str, DetectorRecipe] = {
     "demo": DetectorRecipe(
         model="yolov5n",
         width=0.125,
-        epochs=40,
-        nominal_batch=8,
-        size=320,
+        epochs=60,
+        batch=4,
+        nominal_batch=4,
+        size=256,
         optimizer="AdamW",
         learning_rate=4e-3,
         momentum=0.9,

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn import modules
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
-from ultralytics.utils import LOGGER, SETTINGS
+from ultralytics.utils import LOGGER, SETTINGS, patches
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes
 
@@ -50,6 +51,8 @@ SAVE_SECONDS = 10.0
 
 _LEAST, _OVERLAP, _MOST = 0.001, 0.7, 300  # confidence, IoU of suppression, boxes an image: ultralytics' for validation
 
+# ultralytics replaces Pillow's function by one that wants a package for HEIF; whoever reads images keeps the original.
+Image.open = patches._image_open  # noqa: TID251 - as it was
 LOGGER.setLevel(logging.ERROR)
 SETTINGS.update({name: False for name, value in SETTINGS.items() if value is True})  # telemetry, loggers, adverts
 

