@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from emma_core.datasets import Fault, Pair, PairSet
@@ -124,14 +125,18 @@ def _fuse_all(
 ) -> FuseSummary:
     """Bring every pair up to date, one per core at a time, then write the manifest."""
     fused = kept = 0
+    writing = Lock()
 
     def bring_up_to_date(pair: Pair) -> Row | Fault | None:
         if is_done(pair, manifest.rows.get(pair.key), folder):
             return None
         try:
-            return _make(pair, pairs.root, fuser, folder, manifest.settings)
+            row = _make(pair, pairs.root, fuser, folder, manifest.settings)
         except DataError as error:
             return Fault(pair.split, pair.id, str(error))
+        with writing:  # at once: a slow image must not keep the record of others waiting
+            journal.add(row)
+        return row
 
     with Journal(folder, manifest) as journal:
         outcomes = map_images(bring_up_to_date, pairs.pairs, fuser.device)
@@ -142,7 +147,6 @@ def _fuse_all(
                 kept += 1
             else:
                 manifest.rows[pair.key] = outcome
-                journal.add(outcome)
                 fused += 1
             on_pair(pair)
     write_manifest(folder, manifest)

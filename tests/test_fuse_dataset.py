@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import emma, emma_process, random_image, tree, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -295,8 +296,8 @@ def test_killed_at_any_moment_and_continued_equals_never_killed(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         now = {path.name: path.stat().st_mtime_ns for path in folder.glob("all/*.png")}
-        # One image may have been renamed into place before its line reached the journal; no other is made twice.
-        assert sum(now[name] != stamp for name, stamp in made.items()) <= 1
+        # Each core may have renamed an image into place before its line reached the journal; no other is made twice.
+        assert sum(now[name] != stamp for name, stamp in made.items()) <= torch.get_num_threads()
         made = now
     (folder / "all" / ".emma-left-by-a-kill.tmp").write_bytes(b"half")
     assert start(root, tmp_path / "runs").wait() == 0
