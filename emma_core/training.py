@@ -272,7 +272,7 @@ def _claim(folder: Path, config: DataclassInstance) -> None:
         key, more = different[0], f", and {len(different) - 1} more" if different[1:] else ""
         raise TrainingError(
             f"{folder}: belongs to a run with another configuration ({key}: {found.get(key)!r}, "
-            f"now {wanted.get(key)!r}{more}); choose another folder with --out, or remove it"
+            f"now {wanted.get(key)!r}{more}); choose another folder (--out or --runs), or remove it"
         )
 
 
