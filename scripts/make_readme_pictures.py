@@ -1,6 +1,6 @@
 """Make the README's pictures from rendered samples: a fused night scene, and the report page in a browser.
 
-Run from the repository root: python scripts/make_readme_pictures.py  (needs Chromium for the page).
+Run from the repository root, after ``make demo``: python scripts/make_readme_pictures.py  (needs Chromium).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emma_core.commands import demo
 from emma_core.fuse import fuse_pair
 from emma_core.fusers import load_fuser
 from emma_core.images import encode_preview, read_image, to_8bit, write_atomic
 from emma_core.samples import write_samples
 
 IMAGES = Path("docs/images")
+PAGE = Path("demo/runs/report/index.html")
 GAP = 8  # pixels
 
 
@@ -26,7 +26,7 @@ def fusion_picture(place: Path) -> None:
     """Write infrared, visible and fused side by side."""
     write_samples(place, ["M3FD"], pairs=5, seed=0, size=(384, 512))
     infrared, visible = (read_image(place / f"M3FD/{side}/00004.png") for side in ("Ir", "Vis"))
-    fused = fuse_pair(infrared, visible, load_fuser("laplacian"))
+    fused = fuse_pair(infrared, visible, load_fuser())
     gap = np.ones((infrared.shape[0], GAP, 3), np.float32)
     grey = np.repeat(infrared[..., None], 3, axis=-1)
     picture = np.concatenate([grey, gap, visible, gap, fused], axis=1)
@@ -37,11 +37,10 @@ def page_picture(place: Path) -> None:
     """Write what a visitor of the demo's report sees first."""
     from playwright.sync_api import sync_playwright
 
-    demo(place / "demo", pairs=12)
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 1500})
-        page.goto((place / "demo/runs/report/index.html").resolve().as_uri())
+        page.goto(PAGE.resolve().as_uri())
         page.screenshot(path=place / "page.png")
         browser.close()
     picture = read_image(place / "page.png")
