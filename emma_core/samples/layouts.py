@@ -58,9 +58,9 @@ _M3FD_SCENES = (
     ("dark", ("person", "car", "lamp", "truck", "motorcycle")),
     ("smoke", ("person", "car", "bus", "lamp")),
     ("dark", ("person", "car", "bus", "motorcycle", "lamp")),
-    ("dark", ("person", "car", "lamp", "truck", "motorcycle")),
-    ("night", ("person", "car", "bus", "motorcycle", "lamp")),
-    ("dark", ("person", "car", "truck", "lamp")),
+    ("smoke", ("person", "car", "lamp", "truck", "motorcycle")),
+    ("dark", ("person", "car", "bus", "motorcycle", "lamp")),
+    ("hot", ("person", "car", "truck", "lamp")),
 )
 _M3FD_REACH = 0.55  # a detector that starts from scratch on a few dozen scenes needs objects of some size
 _MSRS_WANTED = (
