@@ -19,6 +19,7 @@ from emma_core.options import (
     Runs,
     Seeds,
     VisibleRow,
+    configured,
     finish,
     named_folders,
     numbers,
@@ -159,18 +160,9 @@ def _changed(
     recipe: str, config: Path | None, encoder: str | None, encoder_weights: str | None, epochs: int | None
 ) -> SegmentationTraining:
     """Apply a TOML file, then the options, to a recipe."""
-    import tomllib
-
     from segmentation.recipes import changed, recipe_named
 
-    training = recipe_named(recipe)
-    if config is not None:
-        try:
-            training = changed(training, tomllib.loads(config.read_text("utf-8")))
-        except OSError as error:
-            raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
-        except (UsageError, ValueError) as error:
-            raise UsageError(f"{config}: {error}") from None
+    training = configured(recipe_named(recipe), config, changed)
     options = {"encoder": encoder, "encoder_weights": encoder_weights}
     training = changed(training, {"network": {key: value for key, value in options.items() if value is not None}})
     return replace(training, schedule=training.schedule.shortened(epochs)) if epochs else training

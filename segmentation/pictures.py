@@ -53,6 +53,7 @@ def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
         ),
         (_picture("training.png", request, "Training: loss and mIoU on training images", "Training"), curves(ordered)),
         *_strips(request, shown),
+        *_extremes(request, shown),
     ]
     write_index(folder, [write_picture(folder, picture, figure) for picture, figure in drawn])
 
@@ -131,6 +132,27 @@ def gains(fused: NDArray[np.int64], rivals: Sequence[NDArray[np.int64]]) -> NDAr
     return gain
 
 
+def best_and_worst(matrices: NDArray[np.int64], number: int) -> tuple[int, int] | None:
+    """Find the images on which a class is found best and worst; of equals, those that show more of it.
+
+    Args:
+        matrices: (images, classes, classes) [pixels], true classes along the second axis.
+        number: of the class.
+
+    Returns:
+        Two indices, or None where fewer than two images show the class.
+    """
+    pixels = matrices[:, number].sum(axis=1)
+    there = np.flatnonzero(pixels)
+    if len(there) < 2:
+        return None
+    scores = np.array([class_iou(matrix)[number] for matrix in matrices])
+    best = there[np.lexsort((-pixels[there], -scores[there]))[0]]
+    others = there[there != best]
+    worst = others[np.lexsort((-pixels[others], scores[others]))[0]]
+    return int(best), int(worst)
+
+
 def _strips(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
     """Draw the images on which fusing helps most and least, where a fused row and both cameras alone are scored."""
     inputs = {row.name: row for row in (*source_rows(request.data.pairs), *request.rows)}
@@ -145,6 +167,39 @@ def _strips(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture
         for heading, chosen in groups.items()
         for index in chosen
     ]
+
+
+def _extremes(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
+    """Draw, for every class but the background, the images on which the last row shown finds it best and worst."""
+    classes = request.data.spec.classes
+    found = [(number, best_and_worst(shown[-1].matrices, number)) for number in range(1, len(classes))]
+    return [_extreme(request, shown, number, indices) for number, indices in found if indices]
+
+
+def _extreme(
+    request: Request, shown: Sequence[Scored], number: int, indices: tuple[int, int]
+) -> tuple[TaskPicture, Figure]:
+    """Draw both cameras, the mask that each row shown finds, and the truth, for the best and the worst image."""
+    from matplotlib.figure import Figure
+
+    spec, cameras = request.data.spec, source_rows(request.data.pairs)
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    panels = figure.subplots(2, len(cameras) + len(shown) + 1)
+    said = []
+    for axes, index, word in zip(panels, indices, ("best", "worst"), strict=True):
+        pair = request.data.test.pairs[index]
+        scores = {each.result.row: 100 * class_iou(each.matrices[index])[number] for each in shown}
+        for place, row in zip(axes, cameras, strict=False):
+            _show(place, read_image(row.files[pair.key]), f"{row.name} image")
+        for place, each in zip(axes[len(cameras) :], shown, strict=False):
+            mask = colour_mask(_predicted(each, pair, spec), spec.palette)
+            _show(place, mask, f"{each.result.row}: {scores[each.result.row]:.1f}")
+        kind = "pseudo-label" if spec.pseudo else "truth"
+        _show(axes[-1], colour_mask(read_mask(request.data.masks[pair.key], spec), spec.palette), kind)
+        said.append(f"{word} {pair.key}, " + ", ".join(f"{row} {score:.1f}" for row, score in scores.items()))
+    name = spec.classes[number]
+    caption = f"{name}, where {shown[-1].result.row} finds it best and worst; IoU of {name} [%]: {'; '.join(said)}"
+    return _picture(f"class-{number}.png", request, caption, "Best and worst image of each class"), figure
 
 
 def _strip(

@@ -21,7 +21,7 @@ from segmentation import command, network
 from segmentation.command import demo
 from segmentation.evaluation import figures
 from segmentation.labels import SEGMENTATIONS
-from segmentation.pictures import gains
+from segmentation.pictures import best_and_worst, gains
 
 TINY = """
 size = [64, 96]
@@ -123,7 +123,8 @@ def test_pictures_are_left_for_the_report(world, done):
     folder = folder_of(world) / "pictures"
     pictures = read_index(folder / "pictures.json")
     assert [picture.file for picture in pictures[:3]] == ["iou.png", "confusion.png", "training.png"]
-    assert {picture.group for picture in pictures[3:]} == {"Largest gains by fusing", "Largest losses by fusing"}
+    groups = {"Largest gains by fusing", "Largest losses by fusing", "Best and worst image of each class"}
+    assert {picture.group for picture in pictures[3:]} == groups
     for picture in pictures:
         assert imread(folder / picture.file).std() > 1
     assert emma("report", "--runs", world / "runs").returncode == 0
@@ -239,6 +240,14 @@ def test_gains_are_over_the_better_rival():
     gain = gains(np.stack([right, half]), [np.stack([half, half]), np.stack([half, right])])
     miou = (4 / 6 + 2 / 4) / 2
     assert gain.tolist() == pytest.approx([1 - miou, miou - 1])
+
+
+def test_best_and_worst_image_of_a_class_of_equals_the_one_with_more_of_it():
+    small, large, missed, absent = np.diag([9, 1]), np.diag([5, 5]), np.array([[8, 0], [2, 0]]), np.diag([10, 0])
+    slip = np.array([[9, 0], [1, 0]])
+    assert best_and_worst(np.stack([absent, small, slip, large, missed]), 1) == (3, 4)
+    assert best_and_worst(np.stack([small, absent, large]), 1) == (2, 0)
+    assert best_and_worst(np.stack([absent, small]), 1) is None
 
 
 def test_results_name_what_made_them(world, done):
