@@ -58,6 +58,17 @@ def test_results_come_between_the_markers_and_nothing_else_changes(place):
     assert "`results/evaluate/MSRS/test`" in readme
 
 
+def test_the_readme_has_the_largest_table_of_a_data_set_and_the_other_file_has_all(place):
+    write_rows(place / "results")
+    part = {"task": "evaluate", "title": "Fusion quality", "dataset": "MSRS", "split": "night", "split_hash": "n"}
+    columns, values = (Column("EN", "bits"),), {"EN": 3.0}
+    result = Result(**part, count=179, parts=("test",), row="IR", columns=columns, values=values)
+    write_result(result_folder(place / "results", "evaluate", "MSRS", "night", "IR"), result)
+    script(place)
+    readme, whole = ((place / file).read_text("utf-8") for file in FILES)
+    assert ("MSRS night" in readme, "MSRS night" in whole) == (False, True)
+
+
 def test_a_stale_file_is_named_and_left_as_it_is(place):
     write_rows(place / "results")
     script(place)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from emma_core.results import Column
 
-_SENTENCES = 6  # that a README has room for under a table
+_SENTENCES = 4  # that a README has room for under a table
 
 LEGEND = "Best and second best of our rows are marked; arrows point to better."
 
