@@ -239,7 +239,7 @@ def test_a_readme_gets_rows_with_a_counterpart_and_few_sentences(tmp_path):
     assert names == ["", "IR", "VI", "EMMA", "IR (paper)", "VI (paper)", "EMMA (paper)"]
     assert "| mAP@0.5 ↑ |" in text, "the common unit is said once"
     assert text.count("All figures in %.") == 1
-    assert [line for line in text.splitlines() if line.startswith("- ")][-1] == "- And 1 more, in the files."
+    assert [line for line in text.splitlines() if line.startswith("- ")][-1] == "- And 3 more, in the files."
     assert text.endswith("Files: `results/detect/M3FD/paper`\n")
 
 
