@@ -21,6 +21,7 @@ from emma_core.options import (
     Runs,
     Seeds,
     VisibleRow,
+    configured,
     find_dataset,
     finish,
     named_folders,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from detection.splits import DetectionSplit
     from emma_core.datasets import Pair, PairSet
     from emma_core.rows import InputRow
+
+DEMO_START = Path(__file__).parent / "demo_start.safetensors"
+"""What the detectors of the demo begin with; scripts/make_demo_detector.py made it."""
 
 Name = Annotated[str, typer.Argument(help="M3FD, MSRS or RoadScene.")]
 SplitMethod = Annotated[
@@ -110,21 +114,13 @@ def detect(
 
 def demo(data: Path, runs: Path) -> None:
     """Do this task's part of ``emma-tasks demo``: a small detector for each row, on rendered samples of M3FD."""
-    detect("M3FD", data / "M3FD", split="thirds", recipe="demo", runs=runs)
+    detect("M3FD", data / "M3FD", split="thirds", recipe="demo", pretrained=DEMO_START, runs=runs)
 
 
 def _recipe(name: str, config: Path | None, **options: Any) -> DetectorRecipe:  # noqa: ANN401 - fields of a recipe
-    import tomllib
-
     from detection.recipes import changed, detector_recipe
 
-    try:
-        changes = tomllib.loads(config.read_text("utf-8")) if config else {}
-    except OSError as error:
-        raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UsageError(f"{config}: not TOML ({error})") from None
-    return changed(detector_recipe(name), changes, **options)
+    return changed(configured(detector_recipe(name), config, changed), {}, **options)
 
 
 def _splitter(
@@ -165,13 +161,15 @@ def _open(
     from dataclasses import replace
 
     from detection.bench import describe, open_bench
+    from emma_core.manifest import file_sha256
 
     bench = open_bench(pairs, choose, labels=labels, conditions=conditions)
     for line in describe(bench):
         typer.echo(line, err=True)
     if evaluate_only is None:
         return bench
-    return replace(bench, pairs=replace(bench.pairs, label=f"{bench.split.label}-{evaluate_only.stem}"))
+    detector = f"{evaluate_only.stem}-{(file_sha256(evaluate_only) or '')[:6]}"
+    return replace(bench, pairs=replace(bench.pairs, label=f"{bench.split.label}-{detector}"))
 
 
 def _rows(

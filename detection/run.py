@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from detection import scoring
+from detection.classes import class_number
 from detection.coco import PREDICTIONS, TRUTH, evaluate, write_predictions, write_truth
 from detection.interface import Detections, LabelledImage, TrainingTask
 from detection.pictures import draw_pictures, drawn_row
@@ -140,18 +141,17 @@ def train_rows(bench: Bench, rows: Sequence[InputRow], setup: TrainingSetup, run
         UsageError: a folder holds a run of other settings, or there is no such model.
         EmmaError: training cannot go on, or an image cannot be read.
     """
-    folder = _begin(bench, runs)
     digests = {row.name: _digest(row, bench) for row in rows}
-    results = []
-    for seed in setup.seeds:
-        for row in rows:
-            place = result_folder(runs, TASK, bench.pairs.dataset, bench.pairs.label, row.name, seed)
-            config = _config(bench, row, digests[row.name], setup, seed)
-            with locked(place):
-                _claim(place, config)
-                if not (place / RESULT).exists():
-                    _train_row(bench, row, setup, seed, place)
-                results.append(read_result(place / RESULT))
+    wanted = [(row, seed) for seed in setup.seeds for row in rows]
+    places = [result_folder(runs, TASK, bench.pairs.dataset, bench.pairs.label, row.name, seed) for row, seed in wanted]
+    for (row, seed), place in zip(wanted, places, strict=True):
+        _claim(place, _config(bench, row, digests[row.name], setup, seed))
+    folder = _begin(bench, runs)
+    for (row, seed), place in zip(wanted, places, strict=True):
+        with locked(place):
+            if not (place / RESULT).exists():
+                _train_row(bench, row, setup, seed, place)
+    results = [read_result(place / RESULT) for place in places]
     return _summarise(bench, rows, results[0].table_key, folder)
 
 
@@ -197,8 +197,6 @@ def numbers_by_name(found: Sequence[str], classes: Sequence[str]) -> list[int]:
     Raises:
         UsageError: they share no class.
     """
-    from detection.classes import class_number
-
     numbers = [class_number(name, tuple(classes)) for name in found]
     if all(number is None for number in numbers):
         raise UsageError(f"The detector knows {', '.join(found[:8])}, ...; none of {', '.join(classes)}")
@@ -215,12 +213,15 @@ def _begin(bench: Bench, runs: Path) -> Path:
 
 
 def _digest(row: InputRow, bench: Bench) -> str:
+    """Return the SHA-256 over all images of a row."""
     digest = hashlib.sha256()
-    for pair in bench.pairs.pairs:
-        try:
-            digest.update(hashlib.sha256(row.files[pair.key].read_bytes()).digest())
-        except OSError as error:
-            raise DataError(f"{row.name}: {row.files[pair.key]}: cannot be read ({error.strerror})") from None
+    with progress_bar(f"{row.name}: reading", len(bench.pairs.pairs)) as advance:
+        for pair in bench.pairs.pairs:
+            try:
+                digest.update(hashlib.sha256(row.files[pair.key].read_bytes()).digest())
+            except OSError as error:
+                raise DataError(f"{row.name}: {row.files[pair.key]}: cannot be read ({error.strerror})") from None
+            advance()
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,8 @@ from emma_core.errors import UsageError
 
 if TYPE_CHECKING:
     from emma_core.datasets import Fault, PairSet
+
+Recipe = TypeVar("Recipe")
 
 Runs = Annotated[Path, typer.Option(help="Folder in which everything is kept.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set.")]
@@ -96,6 +98,29 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} {text!r}: expected whole numbers separated by commas, e.g. {option} 0,1,2")
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def configured(recipe: Recipe, config: Path | None, change: Callable[[Recipe, dict[str, Any]], Recipe]) -> Recipe:
+    """Change a recipe as the TOML file of --config says.
+
+    Args:
+        recipe: what to begin with.
+        config: the file, if one is given.
+        change: applies what is in it.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML, or ``change`` refuses what it says; the line names the file.
+    """
+    import tomllib
+
+    if config is None:
+        return recipe
+    try:
+        return change(recipe, tomllib.loads(config.read_text("utf-8")))
+    except OSError as error:
+        raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
+    except (UsageError, ValueError, RecursionError) as error:
+        raise UsageError(f"{config}: {error}") from None
 
 
 def finish(faults: tuple[Fault, ...]) -> None:

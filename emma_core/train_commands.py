@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emma_core.errors import EmmaError, UsageError
-from emma_core.options import Device, DryRun, named, progress_bar
+from emma_core.options import Device, DryRun, configured, named, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,17 +147,9 @@ def train_app() -> typer.Typer:
 
 def _changed(training: Any, config: Path | None, epochs: int | None, steps: int | None, precision: str | None) -> Any:  # noqa: ANN401 - SensingTraining or FuserTraining, the same in and out
     """Apply a TOML file, then the options, to a recipe."""
-    import tomllib
-
     from emma_core.training_config import override
 
-    if config is not None:
-        try:
-            training = override(training, tomllib.loads(config.read_text("utf-8")))
-        except OSError as error:
-            raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
-        except (UsageError, ValueError) as error:
-            raise UsageError(f"{config}: {error}") from None
+    training = configured(training, config, override)
     schedule: dict[str, Any] = {"precision": precision} if precision else {}
     if epochs or steps:
         schedule |= {"steps": steps} | ({"epochs": epochs} if epochs else {})

@@ -12,6 +12,11 @@ import time
 import pytest
 from conftest import emma, emma_process, tree
 
+from detection import offline
+from detection.classes import dataset_classes
+from detection.command import DEMO_START, demo
+from detection.recipes import RECIPES
+from detection.weights import read_weights
 from emma_core.comparisons import read_comparisons
 from emma_core.images import read_image, write_image
 from emma_core.pictures import read_index
@@ -140,7 +145,7 @@ def test_a_frozen_detector_on_every_row(bench, done):
     weights = table_folder(bench) / "VI" / "seed0" / "weights.safetensors"
     outcome = detect(bench, "--split", "thirds", "--evaluate-only", weights)
     assert outcome.returncode == 0, outcome.stderr
-    folder = table_folder(bench).parent / "thirds-weights"
+    (folder,) = table_folder(bench).parent.glob("thirds-weights-*")
     result = read_result(folder / "VI" / "result.json")
     trained = read_result(weights.parent / "result.json")
     assert result.values == trained.values  # the same detector on the same images
@@ -247,6 +252,33 @@ def test_help_loads_nothing_heavy_and_shows_an_example():
     code = "import sys, detection.command; print(sorted({'torch', 'ultralytics', 'cv2', 'numpy'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_demo_begins_with_shipped_weights_that_fit_its_recipe(tmp_path):
+    offline.keep_to(tmp_path)
+    from detection import yolo
+
+    weights = read_weights(DEMO_START)
+    assert weights.info.classes == dataset_classes("M3FD")
+    network = yolo.build_network(RECIPES["demo"], 6, 0)
+    _, said = yolo.matching_tensors(network, weights)
+    assert "145 of 145 layers matched" in said
+    assert DEMO_START.stat().st_size < 2_000_000
+
+
+@pytest.mark.slow
+def test_the_demo_shows_fused_above_each_camera(tmp_path):
+    (root,) = write_samples(tmp_path / "data", ["M3FD"], pairs=48)
+    emma("fuse-dataset", "M3FD", "--root", root, "--runs", tmp_path / "runs")
+    demo(tmp_path / "data", tmp_path / "runs")
+    found = {
+        row: read_result(tmp_path / "runs" / "detect" / "M3FD-sample" / "thirds" / row / "seed0" / "result.json")
+        for row in ("IR", "VI", "EMMA")
+    }
+    means = {row: result.values["mAP@0.5"] for row, result in found.items()}
+    assert means["EMMA"] > max(means["IR"], means["VI"]) + 2
+    assert found["IR"].values["Lamp"] < found["VI"].values["Lamp"] - 20
+    assert found["VI"].values["People"] < found["IR"].values["People"] - 5
 
 
 @pytest.mark.data

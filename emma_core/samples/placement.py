@@ -70,8 +70,10 @@ def _traffic(stage: Stage, wanted: Sequence[str]) -> list[Item]:
         items += _pedestrian(stage)
     for _ in range(int(stage.rng.integers(0, 3))):
         items += _car(stage)
-    if "lamp" in wanted and stage.chance(0.6):
-        items += _traffic_light(stage)
+    if "lamp" in wanted:
+        items += _at_the_kerb(stage, street.traffic_light) if stage.chance(0.6) else []
+        for _ in range(int(stage.rng.integers(1, 4))):
+            items += _at_the_kerb(stage, street.panel)
     return items
 
 
@@ -126,7 +128,7 @@ def _heading(stage: Stage, x: float) -> float:
 
 def _car(stage: Stage) -> list[Item]:
     """Put a car on a lane, or park one at the kerb."""
-    running = stage.chance(0.6)
+    running = stage.chance(stage.running)
 
     def parked() -> Place:
         side = _side(stage)
@@ -189,13 +191,15 @@ def _motorcyclist(stage: Stage) -> list[Item]:
     return [(place[1], partial(people.motorcycle, stage, Spot(*place, math.pi * (place[0] < 0))))]
 
 
-def _traffic_light(stage: Stage) -> list[Item]:
+def _at_the_kerb(stage: Stage, draw: Callable[[Stage, float, float], None]) -> list[Item]:
+    """Put a traffic light, or what looks like one, beside the road."""
+
     def somewhere() -> Place:
         side = _side(stage)
         return _kerb(stage, side) + side * stage.uniform(0.3, 0.9), _depth(stage, 10, 26)
 
     place = _free(stage, somewhere, 0.3)
-    return [(place[1], partial(street.traffic_light, stage, *place))] if place else []
+    return [(place[1], partial(draw, stage, *place))] if place else []
 
 
 def _cones(stage: Stage) -> list[Item]:
@@ -232,7 +236,7 @@ _PLACES: dict[str, Callable[[Stage], list[Item]]] = {
     "truck": partial(_large, vehicles.truck, 3.4),
     "bike": _cyclist,
     "motorcycle": _motorcyclist,
-    "lamp": _traffic_light,
+    "lamp": partial(_at_the_kerb, draw=street.traffic_light),
     "color cone": _cones,
     "car stop": _stops,
     "guardrail": _rails,

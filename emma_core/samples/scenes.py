@@ -99,6 +99,7 @@ def render_scene(
     wanted: Sequence[str],
     size: tuple[int, int] = (240, 320),
     reach: float = 1.0,
+    running: float = 0.6,
 ) -> Scene:
     """Render one scene; equal arguments give equal scenes.
 
@@ -108,6 +109,7 @@ def render_scene(
         wanted: kinds that must be in it, in order of importance; more of each may appear.
         size: image height and width in pixels, at least 32 each.
         reach: below 1 everything is nearer, and so larger: depths fill this part of their (logarithmic) range.
+        running: share of cars and trucks whose engine runs, 0 to 1; the others are cold.
 
     Returns:
         The first of a few attempts that shows every wanted kind, else the one that shows most of them.
@@ -116,7 +118,7 @@ def render_scene(
     best, most = None, -1
     for attempt in seeds.spawn(_TRIES):
         rng = np.random.default_rng(attempt)
-        stage = _stage(rng, CLIMATES[climate], size, reach)
+        stage = _stage(rng, CLIMATES[climate], size, reach, running)
         arrange(stage, wanted)
         owner = _owners(stage.canvas)
         areas = np.bincount(owner.ravel(), minlength=len(stage.canvas.things))
@@ -143,7 +145,7 @@ def _photograph(stage: Stage, owner: NDArray[np.int32]) -> Scene:
     )
 
 
-def _stage(rng: np.random.Generator, climate: Climate, size: tuple[int, int], reach: float) -> Stage:
+def _stage(rng: np.random.Generator, climate: Climate, size: tuple[int, int], reach: float, running: float) -> Stage:
     """Choose camera, sun and road."""
     height, width = size
     horizon, vanishing = height * rng.uniform(0.40, 0.47), width * rng.uniform(0.42, 0.58)
@@ -155,7 +157,7 @@ def _stage(rng: np.random.Generator, climate: Climate, size: tuple[int, int], re
     road = Road(*lanes, pavement=rng.uniform(2.6, 4.0), wall=rng.uniform(4.5, 9.0))
     shift = rng.uniform(-1.5, 1.5)
     climate = replace(climate, air=climate.air + shift, ground=climate.ground + shift)
-    return Stage(Canvas(camera, sun), climate, road, rng, reach)
+    return Stage(Canvas(camera, sun), climate, road, rng, reach, running)
 
 
 def _owners(canvas: Canvas) -> NDArray[np.int32]:

@@ -90,6 +90,7 @@ class Stage:
         road: where things may stand.
         rng: source of everything random.
         reach: how far away things are, as a fraction of the usual range.
+        running: share of cars and trucks whose engine runs; the others are as cold as the street.
         taken: circles (x, z, radius) that are occupied, in metres.
     """
 
@@ -98,6 +99,7 @@ class Stage:
     road: Road
     rng: np.random.Generator
     reach: float = 1.0
+    running: float = 0.6
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 
     def uniform(self, low: float, high: float) -> float:

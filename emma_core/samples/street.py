@@ -107,12 +107,8 @@ def traffic_light(stage: Stage, x: float, z: float) -> None:
     """Draw a traffic light; what M3FD labels as a lamp is its head. It glows in visible light alone."""
     canvas, climate = stage.canvas, stage.climate
     number = canvas.thing("lamp")
-    low = stage.uniform(2.6, 3.4)
-    steel = Surface((0.10, 0.10, 0.10), climate.air, contrast=0.1)
-    spot = Spot(x, z)
-    canvas.paint(spot.put(limb((0, 0), (0, low + 0.2), 0.07, 0.06)), steel)
-    case = stage.matt((0.03, 0.03, 0.03), above=climate.air - climate.ground + 0.5, contrast=0.05)
-    canvas.paint(spot.put(rectangle(-0.27, low, 0.27, low + 1.15)), case, number)
+    low, spot = stage.uniform(2.6, 3.4), Spot(x, z)
+    _boxed(stage, spot, low, (0.03, 0.03, 0.03), number)
     lit = int(stage.rng.choice([0, 0, 1, 2]))
     colours: tuple[Colour, ...] = ((0.05, 1.0, 0.55), (1.0, 0.55, 0.03), (1.0, 0.06, 0.04))
     for index, colour in enumerate(colours):
@@ -122,14 +118,36 @@ def traffic_light(stage: Stage, x: float, z: float) -> None:
         canvas.paint(spot.put(ellipse(0, low + 0.21 + 0.365 * index, 0.155, 0.155)), lens, number)
 
 
+def panel(stage: Stage, x: float, z: float) -> None:
+    """Draw a road panel of the shape and height of a traffic light: infrared cannot tell one from the other."""
+    low, spot = stage.uniform(2.6, 3.4), Spot(x, z)
+    _boxed(stage, spot, low, (0.03, 0.10, 0.42))
+    for up in (0.25, 0.6, 0.95):
+        stage.canvas.paint(
+            spot.put(rectangle(-0.18, low + up - 0.06, 0.18, low + up + 0.06)), _reflecting(stage, _WHITE)
+        )
+
+
+def _boxed(stage: Stage, spot: Spot, low: float, colour: Colour, number: int = 0) -> None:
+    """Draw a box on a post, as warm as the air."""
+    canvas, climate = stage.canvas, stage.climate
+    steel = Surface((0.10, 0.10, 0.10), climate.air, contrast=0.1)
+    canvas.paint(spot.put(limb((0, 0), (0, low + 0.2), 0.07, 0.06)), steel)
+    case = stage.matt(colour, above=climate.air - climate.ground + 0.5, contrast=0.05)
+    canvas.paint(spot.put(rectangle(-0.27, low, 0.27, low + 1.15)), case, number)
+
+
+def _reflecting(stage: Stage, colour: Colour) -> Surface:
+    """Return the foil of road signs: it throws headlights back, and is as warm as the air."""
+    return Surface(colour, stage.climate.air, contrast=0.05, retro=5.0)
+
+
 def sign(stage: Stage, x: float, z: float) -> None:
     """Draw a road sign: a triangle, a disc or a blue panel that throws headlights back."""
     canvas, climate = stage.canvas, stage.climate
     spot, high = Spot(x, z), stage.uniform(2.0, 2.6)
     canvas.paint(spot.put(limb((0, 0), (0, high), 0.04, 0.04)), Surface((0.3, 0.3, 0.3), climate.air))
-    red, white, blue = (
-        Surface(c, climate.air, contrast=0.05, retro=5.0) for c in ((0.5, 0.02, 0.03), _WHITE, (0.03, 0.10, 0.42))
-    )
+    red, white, blue = (_reflecting(stage, colour) for colour in ((0.5, 0.02, 0.03), _WHITE, (0.03, 0.10, 0.42)))
     match int(stage.rng.integers(3)):
         case 0:
             shapes = [

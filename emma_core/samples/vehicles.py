@@ -126,9 +126,9 @@ def bus(stage: Stage, spot: Spot) -> int:
 
 
 def truck(stage: Stage, spot: Spot) -> int:
-    """Draw a running truck with a box body and return its number."""
+    """Draw a truck with a box body and return its number."""
     parts = ((LOAD, -1.0, _choose(stage, _LOAD_PAINTS)), (CAB, 1.95, _choose(stage, _PAINTS)))
-    return _vehicle(stage, "truck", spot, parts, running=True)
+    return _vehicle(stage, "truck", spot, parts, running=stage.chance(stage.running))
 
 
 def _vehicle(stage: Stage, kind: str, spot: Spot, parts: Sequence[tuple[Body, float, Colour]], *, running: bool) -> int:
