@@ -6,6 +6,7 @@ Every task writes the same form, so that the report can draw the tables of tasks
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -66,6 +67,8 @@ class Result:
         notes: sentences a reader needs beside the figures.
         environment: versions and machine.
         seconds: wall-clock time of the run that made it.
+        comparable: whether the paper's rows for this task and data set may stand beside it: not where the labels, or
+            what was done with them, are of another kind.
     """
 
     task: str
@@ -87,6 +90,7 @@ class Result:
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    comparable: bool = True
 
     @property
     def table_key(self) -> tuple[str, str, str, str]:
@@ -108,8 +112,14 @@ def write_result(folder: Path, result: Result) -> Path:
     for name in ("values", "deviation"):
         content[name] = {key: _finite(value) for key, value in content[name].items()}
     path = folder / RESULT
-    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_changed(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return path
+
+
+def write_changed(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, unless it holds just that already: what did not change keeps its date."""
+    if not path.exists() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def read_result(path: Path) -> Result:
@@ -119,7 +129,7 @@ def read_result(path: Path) -> Result:
         ResultError: it is missing, damaged or of another schema.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
         schema = content.pop("schema")
         if schema != SCHEMA:
             raise ResultError(f"{path}: schema {schema}, this version reads {SCHEMA}")
@@ -127,7 +137,7 @@ def read_result(path: Path) -> Result:
         for name in ("notes", "parts"):
             content[name] = tuple(content[name])
         for name in ("values", "deviation"):
-            content[name] = {key: math.nan if value is None else float(value) for key, value in content[name].items()}
+            content[name] = {key: _figure(value) for key, value in content[name].items()}
         result = Result(**content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ResultError(f"{path}: not a result of this tool ({type(error).__name__}); run its task again") from None
@@ -143,23 +153,53 @@ def find_results(runs: Path) -> list[Path]:
     return sorted(runs.glob(f"**/{RESULT}"))
 
 
+def read_results(folder: Path) -> dict[Path, Result]:
+    """Read every ``result.json`` below a folder, by path; what cannot be read is left out."""
+    found = {}
+    for path in find_results(folder):
+        with contextlib.suppress(ResultError):
+            found[path] = read_result(path)
+    return found
+
+
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
+
+def _figure(value: object) -> float:
+    """Return a figure as it is written: a finite number, or None where it is not defined."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no figure")
+    return float(value)
+
+
+def _refuse(constant: str) -> None:
+    """Refuse NaN and infinity, which are no JSON; :func:`write_result` writes none."""
+    raise ValueError(constant)
+
+
+_ETERNITY = 1e12
+"""No run takes so many seconds."""
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("task", "title", "dataset", "split", "split_hash", "sources_hash", "row"), str),
     **dict.fromkeys(("recipe", "source", "environment"), dict),
     "count": int,
-    "baseline": bool,
+    **dict.fromkeys(("baseline", "comparable"), bool),
     "seconds": (int, float),
     "seed": (int, type(None)),
 }
 
 
+def _is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))  # True would pass for 1
+
+
 def _check(result: Result, path: Path) -> None:
     """Refuse what reads as a result but would break a table: a file may be edited by hand."""
-    wrong = [name for name, kind in _TYPES.items() if not isinstance(getattr(result, name), kind)]
+    wrong = [name for name, kind in _TYPES.items() if not _is_a(getattr(result, name), kind)]
     wrong += ["notes" for note in result.notes if not isinstance(note, str)]
     wrong += ["parts" for part in result.parts if not isinstance(part, str)]
     for column in result.columns:
@@ -167,5 +207,7 @@ def _check(result: Result, path: Path) -> None:
         places = type(column.digits) is int and 0 <= column.digits < 16
         if not all(isinstance(text, str) for text in texts) or not places:
             wrong.append("columns")
+    if not wrong and not 0 <= result.seconds < _ETERNITY:
+        wrong.append("seconds")
     if wrong:
         raise ResultError(f"{path}: {wrong[0]!r} is not what a result holds; run its task again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -28,12 +28,13 @@ from emma_core.options import (
 
 if TYPE_CHECKING:
     from emma_core.engine import Engine
+    from emma_core.metrics.confusion import Absent
     from segmentation.data import SegmentationData
     from segmentation.recipes import SegmentationTraining
     from segmentation.run import Request
 
-TABLE_WIDTH = 110
-"""Characters that the table takes at least: on fewer, columns would be left out."""
+COLUMNS_WIDTH = 100
+"""Characters that the table takes at least beside the names of its rows: on fewer, columns would be left out."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="MSRS, MSRS-pseudo, or FILE.toml that declares yours.")]
 TrainList = Annotated[Path | None, typer.Option(help="Ids to train on, one a line; by default the folder train.")]
@@ -80,28 +81,16 @@ def segment(
     Example: emma-tasks segment MSRS --root ~/data/MSRS --seeds 0,1,2
     """
     from emma_core.rows import chosen_rows
-
-    training = _changed(recipe, config, encoder, encoder_weights, epochs)
-    chosen_seeds = numbers("--seeds", seeds)
-    if absent not in {"zero", "skip"}:
-        raise UsageError(f"--absent {absent!r}: expected zero or skip")
-    data = _data(name, root, train_list, test_list, labels)
-    folders = named_folders("--fused-dir", fused_dir)
-    rows = chosen_rows(data.pairs, runs, infrared=infrared, visible=visible, fused=fused, folders=folders)
     from emma_core.training import SavePolicy
     from segmentation.run import Request
 
-    request = Request(
-        data=data,
-        rows=rows,
-        training=training,
-        recipe=recipe,
-        runs=runs,
-        seeds=chosen_seeds,
-        absent=cast("Literal['zero', 'skip']", absent),
-        workers=workers,
-        policy=SavePolicy(seconds=save_seconds),
-    )
+    training = _changed(recipe, config, encoder, encoder_weights, epochs)
+    chosen_seeds, rule = numbers("--seeds", seeds), _rule(absent)
+    data = _data(name, root, train_list, test_list, labels)
+    folders = named_folders("--fused-dir", fused_dir)
+    rows = chosen_rows(data.pairs, runs, infrared=infrared, visible=visible, fused=fused, folders=folders)
+    policy = SavePolicy(seconds=save_seconds)
+    request = Request(data, rows, training, recipe.lower(), runs, chosen_seeds, rule, workers, policy)
     carry_out(request, device, dry_run=dry_run)
     finish(data.faults)
 
@@ -168,6 +157,12 @@ def _changed(
     return replace(training, schedule=training.schedule.shortened(epochs)) if epochs else training
 
 
+def _rule(absent: str) -> Absent:
+    if absent not in {"zero", "skip"}:
+        raise UsageError(f"--absent {absent!r}: expected zero or skip")
+    return cast("Absent", absent)
+
+
 def _data(
     name: str, root: Path | None, train_list: Path | None, test_list: Path | None, labels: Path | None
 ) -> SegmentationData:
@@ -182,11 +177,13 @@ def _data(
 
 
 def _foretell(request: Request, engine: Engine) -> None:
+    from segmentation.recipes import recipe_label
     from segmentation.run import plan
 
     training, data = request.training, request.data
+    recipe = recipe_label(request.recipe, training)
     typer.echo(
-        f"DeepLabV3+ {training.network.encoder} by recipe {request.recipe}, {training.schedule.epochs} epochs on "
+        f"DeepLabV3+ {training.network.encoder} by recipe {recipe}: {training.schedule.epochs} epochs on "
         f"{len(data.train.pairs)} pairs of {data.dataset}, tested on {len(data.test.pairs)}, on {engine.device.type}:"
     )
     for line in plan(request, engine):
@@ -199,8 +196,9 @@ def _print(request: Request, scored: list[Any]) -> None:
     from emma_core.comparisons import COMPARISONS, read_comparisons
     from emma_core.report.tables import table_of
 
-    table = table_of([each.result for each in scored]).to_console()
-    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
+    table = table_of([each.result for each in scored])
+    width = COLUMNS_WIDTH + max(len(row.name) for row in table.rows)
+    Console(width=max(Console().width, width)).print(table.to_console())
     for comparison in read_comparisons(request.folder / COMPARISONS):
         typer.echo(comparison.sentence())
     typer.echo(f"{request.folder}: results, predictions and pictures; the page: emma-tasks report")

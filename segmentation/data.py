@@ -47,6 +47,7 @@ class SegmentationData:
         test: pairs to test on.
         masks: file of each pair's mask, by ``split/id``.
         unlabelled: number of pairs that were left out because they have no mask.
+        foreign_labels: whether the masks are from another folder than the data set declares.
     """
 
     spec: SegmentationSpec
@@ -54,6 +55,7 @@ class SegmentationData:
     test: PairSet
     masks: Mapping[str, Path]
     unlabelled: int = 0
+    foreign_labels: bool = False
 
     @property
     def dataset(self) -> str:
@@ -114,7 +116,9 @@ def find_data(
     for part, declared in ((train, spec.train_labels or spec.labels), (test, spec.labels)):
         masks |= find_masks(spec, root, part.pairs, labels.resolve() if labels else declared)
     unlabelled = len(train.pairs) + len(test.pairs) - len(masks)
-    return SegmentationData(spec, _labelled(train, masks), _labelled(test, masks), masks, unlabelled)
+    return SegmentationData(
+        spec, _labelled(train, masks), _labelled(test, masks), masks, unlabelled, foreign_labels=labels is not None
+    )
 
 
 def check_inputs(data: SegmentationData, rows: Sequence[InputRow], on_pair: Callable[[], None] = lambda: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,21 +65,36 @@ def figures(
     found = dict(zip(spec.classes, iou.tolist(), strict=True))
     found[MIOU], found[FOREGROUND] = mean_iou(iou, absent), mean_iou(iou[1:], absent)
     found[ACCURACY] = pixel_accuracy(whole)
-    for name, ending in spec.conditions:
-        chosen = matrices[[pair.id.endswith(ending) for pair in pairs]]
-        found[f"{MIOU} {name}"] = mean_iou(class_iou(chosen.sum(axis=0)), absent)
+    found |= {f"{MIOU} {name}": math.nan for name, _ in spec.conditions}
+    for name, matrix in _by_condition(matrices, pairs, spec).items():
+        found[f"{MIOU} {name}"] = mean_iou(class_iou(matrix), absent)
     return {name: 100 * value for name, value in found.items()}
 
 
-def notes(matrices: NDArray[np.int64], spec: SegmentationSpec, absent: Absent) -> tuple[str, ...]:
-    """Say what a reader of the figures has to know: kind of labels, share of each class, absent ones."""
-    shares = class_frequency(matrices.sum(axis=0))
-    counts = "counts as 0 in the means" if absent == "zero" else "is left out of the means"
-    lacking = [name for name, share in zip(spec.classes, shares, strict=True) if not share > 0]
-    spelled = ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(spec.classes, shares, strict=True))
+def notes(
+    matrices: NDArray[np.int64], pairs: Sequence[Pair], spec: SegmentationSpec, absent: Absent
+) -> tuple[str, ...]:
+    """Say what a reader of the figures has to know: kind of labels, share of each class, absent ones.
+
+    Args:
+        matrices: of each image, (images, classes, classes) [pixels].
+        pairs: of the images.
+        spec: the label set.
+        absent: what a class counts that the truth does not have.
+    """
+    whole = matrices.sum(axis=0)
+    shares = zip(spec.classes, class_frequency(whole), strict=True)
+    spelled = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares)
     sentences = [spec.note, f"Share of the labelled test pixels: {spelled}."]
+    lacking = _absent(whole, spec)
+    counts = "counts as 0 in the means" if absent == "zero" else "is left out of the means"
     if lacking:
         sentences.append(f"No test pixel of {', '.join(lacking)}; an absent class {counts}.")
+    parts = {name: _absent(matrix, spec) for name, matrix in _by_condition(matrices, pairs, spec).items()}
+    if len(set(map(tuple, parts.values()))) > 1:
+        heads = " and ".join(f"{MIOU} {name}" for name in parts)
+        each = "; ".join(f"{name} images have no pixel of {', '.join(names)}" for name, names in parts.items() if names)
+        sentences.append(f"{heads} cannot be compared with each other: {each}; an absent class {counts}.")
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -140,3 +156,16 @@ def predict(segmenter: Segmenter, image: Levels, size: tuple[int, int], device: 
         logits = interpolate(logits, size=image.shape[:2], mode="bilinear", align_corners=False)
         found: Mask = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return found
+
+
+def _by_condition(matrices: NDArray[np.int64], pairs: Sequence[Pair], spec: SegmentationSpec) -> dict[str, Matrix]:
+    """Add up the matrices of the images of each condition that has any labelled pixel."""
+    sums = {
+        name: matrices[[pair.id.endswith(ending) for pair in pairs]].sum(axis=0) for name, ending in spec.conditions
+    }
+    return {name: matrix for name, matrix in sums.items() if matrix.any()}
+
+
+def _absent(matrix: Matrix, spec: SegmentationSpec) -> list[str]:
+    """Name the classes that no true pixel is of."""
+    return [name for name, pixels in zip(spec.classes, matrix.sum(axis=1), strict=True) if not pixels]

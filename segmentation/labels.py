@@ -88,6 +88,15 @@ class SegmentationSpec:
         """Heading of its tables."""
         return "Segmentation against pseudo-labels" if self.pseudo else "Segmentation"
 
+    @property
+    def truth(self) -> str:
+        """What predictions are held against, in a word."""
+        return "pseudo-label" if self.pseudo else "truth"
+
+    def row_label(self, row: str) -> str:
+        """Name a row of its tables; a row may be copied without the heading, so it says what it is held against."""
+        return f"{row} (pseudo-labels)" if self.pseudo else row
+
     def pairs_spec(self) -> DatasetSpec:
         """Return the declaration of the pairs that these labels are of."""
         if self.dataset:
@@ -143,8 +152,9 @@ SEGMENTATIONS: dict[str, SegmentationSpec] = {
             conditions=_DAY_NIGHT,
             partial=True,
             pseudo=True,
-            note="Pseudo-labels, no ground truth: networks made them from both images, no person did. Trained on those "
-            "of one network, scored on those that a majority of three agrees on; ties are ignored.",
+            note="Pseudo-labels, no ground truth: networks made them, no person did. They are made from both images, "
+            "so they favour rows that show both. Trained on those of one network, scored on those that a majority of "
+            "three agrees on; ties are ignored.",
         ),
     )
 }

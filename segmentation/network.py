@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -24,6 +22,7 @@ from emma_core.checkpoint import unpickle_plain
 from emma_core.config import from_dict, to_dict
 from emma_core.errors import CheckpointError, UsageError
 from emma_core.images import write_atomic
+from emma_core.sealed import is_whole, metadata, seal
 from segmentation.recipes import NetworkConfig
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def save_segmenter(path: Path, segmenter: Segmenter, about: Mapping[str, str]) -
     """
     content = {"config": to_dict(segmenter.config), "classes": segmenter.classes, "about": dict(about)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in segmenter.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)}))
+    write_atomic(path, seal(_METADATA, content, tensors))
 
 
 def load_segmenter(path: Path) -> Segmenter:
@@ -186,14 +185,17 @@ def load_segmenter(path: Path) -> Segmenter:
         CheckpointError: the file is missing, damaged or of another kind.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            content: dict[str, Any] = json.loads(opened.metadata()[_METADATA])
+        data = path.read_bytes()
+        content = metadata(_METADATA, data) or {}
+        whole = is_whole(content, data, old=True)
         segmenter = Segmenter(from_dict(NetworkConfig, content["config"]), content["classes"])
-        segmenter.load_state_dict(safetensors.torch.load_file(path))
+        segmenter.load_state_dict(safetensors.torch.load(data))
     except Exception as error:  # whatever a damaged file provokes in two parsers
         raise CheckpointError(
             f"{path}: not a segmenter of this tool ({type(error).__name__}); train it again"
         ) from None
+    if not whole:
+        raise CheckpointError(f"{path}: damaged segmenter (checksum differs); train it again")
     return segmenter.eval().to(memory_format=torch.channels_last)
 
 

@@ -13,21 +13,20 @@ from emma_core.report.tables import row_order
 from emma_core.rows import source_rows
 from emma_core.training_log import LOG, read_log
 from segmentation.evaluation import MIOU
-from segmentation.labels import colour_mask, read_mask
-from segmentation.run import PREDICTIONS
+from segmentation.labels import read_mask
+from segmentation.panels import View, draw_image
+from segmentation.scored import PREDICTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
     from numpy.typing import NDArray
 
-    from emma_core.datasets import Pair
-    from emma_core.images import FloatImage
-    from emma_core.rows import InputRow
-    from segmentation.labels import Mask, SegmentationSpec
-    from segmentation.run import Request, Scored
+    from segmentation.labels import SegmentationSpec
+    from segmentation.run import Request
+    from segmentation.scored import Scored
 
 SHOWN = 3
 """Images with the largest gain, and as many with the largest loss."""
@@ -46,7 +45,10 @@ def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
     ordered = sorted(scored, key=lambda each: (_order(each), each.result.seed or 0))
     shown = _sources_and_fused(request, ordered)
     drawn = [
-        (_picture("iou.png", request, "IoU of each class by kind of input", "IoU by class"), bars(ordered)),
+        (
+            _picture("iou.png", request, "IoU of each class by kind of input", "IoU by class"),
+            bars(ordered, request.data.spec),
+        ),
         (
             _picture("confusion.png", request, "What each class was taken for, in % of its pixels", "Confusion"),
             confusions(shown, request.data.spec),
@@ -58,19 +60,19 @@ def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
     write_index(folder, [write_picture(folder, picture, figure) for picture, figure in drawn])
 
 
-def bars(scored: Sequence[Scored]) -> Figure:
+def bars(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
     """Draw IoU by class, a bar for each row: the mean over its seeds."""
     figure, axes = _figure((11, 3.6))
     names = [column.name for column in scored[0].result.columns]
     names = names[: names.index(MIOU) + 1]
-    rows = list(dict.fromkeys(each.result.row for each in scored))
+    rows = list(dict.fromkeys(each.input for each in scored))
     width = 0.8 / len(rows)
     for place, row in enumerate(rows):
-        values = [[each.result.values[name] for name in names] for each in scored if each.result.row == row]
+        values = [[each.result.values[name] for name in names] for each in scored if each.input == row]
         centres = np.arange(len(names)) + (place - (len(rows) - 1) / 2) * width
         axes.bar(centres, np.mean(values, axis=0), width, label=row)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set_ylabel("IoU [%]")
+    axes.set_ylabel("IoU with pseudo-labels [%]" if spec.pseudo else "IoU [%]")
     axes.legend(ncols=len(rows), frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return figure
 
@@ -91,9 +93,9 @@ def confusions(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
                 axes.text(found, true, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(spec.classes)), spec.classes, rotation=90, fontsize=8)
         axes.set_yticks(range(len(spec.classes)), spec.classes, fontsize=8)
-        axes.set_title(each.result.row, fontsize=10)
+        axes.set_title(each.input, fontsize=10)
         axes.set_xlabel("predicted")
-    panels[0].set_ylabel("true")
+    panels[0].set_ylabel(spec.truth)
     return figure
 
 
@@ -103,11 +105,11 @@ def curves(scored: Sequence[Scored]) -> Figure:
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     loss, miou = figure.subplots(1, 2)
-    rows = list(dict.fromkeys(each.result.row for each in scored))
+    rows = list(dict.fromkeys(each.input for each in scored))
     for each in scored:
         lines = read_log(each.folder / LOG)
-        colour = f"C{rows.index(each.result.row)}"
-        label = f"{each.result.row}, seed {each.result.seed}"
+        colour = f"C{rows.index(each.input)}"
+        label = f"{each.input}, seed {each.result.seed}"
         _line(loss, [(line["step"], line["loss"]) for line in lines if "loss" in line], colour, label, smooth=True)
         looks = [(line["step"], line["validation"]["training mIoU"]) for line in lines if "validation" in line]
         _line(miou, looks, colour, label)
@@ -155,18 +157,25 @@ def best_and_worst(matrices: NDArray[np.int64], number: int) -> tuple[int, int] 
 
 def _strips(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
     """Draw the images on which fusing helps most and least, where a fused row and both cameras alone are scored."""
-    inputs = {row.name: row for row in (*source_rows(request.data.pairs), *request.rows)}
-    if len(shown) < 3 or shown[-1].result.row not in inputs:
+    if len(shown) < 3:
         return []
     gain = gains(shown[-1].matrices, [each.matrices for each in shown[:-1]])
     order = np.argsort(-gain, kind="stable")
     count = min(SHOWN, len(order) // 2)
     groups = {"Largest gains by fusing": order[:count], "Largest losses by fusing": order[::-1][:count]}
-    return [
-        _strip(request, int(index), shown, [inputs[each.result.row] for each in shown], heading)
-        for heading, chosen in groups.items()
-        for index in chosen
-    ]
+    return [_strip(request, int(index), shown, heading) for heading, chosen in groups.items() for index in chosen]
+
+
+def _strip(request: Request, index: int, shown: Sequence[Scored], heading: str) -> tuple[TaskPicture, Figure]:
+    """Draw one test image in all its classes."""
+    from matplotlib.figure import Figure
+
+    pair = request.data.test.pairs[index]
+    scores = [100 * float(_image_miou(each.matrices[index : index + 1])[0]) for each in shown]
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    _draw(figure, request, index, shown, [f"mIoU {score:.1f}" for score in scores])
+    caption = f"{pair.key}: mIoU over the classes of this image [%]: {_spelled(shown, scores)}"
+    return _picture(f"{pair.split}-{pair.id}.png", request, caption, heading), figure
 
 
 def _extremes(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
@@ -179,50 +188,50 @@ def _extremes(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPictu
 def _extreme(
     request: Request, shown: Sequence[Scored], number: int, indices: tuple[int, int]
 ) -> tuple[TaskPicture, Figure]:
-    """Draw both cameras, the mask that each row shown finds, and the truth, for the best and the worst image."""
+    """Draw the best and the worst image of a class, one below the other."""
     from matplotlib.figure import Figure
 
-    spec, cameras = request.data.spec, source_rows(request.data.pairs)
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
-    panels = figure.subplots(2, len(cameras) + len(shown) + 1)
+    name, row = request.data.spec.classes[number], shown[-1].input
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, hspace=0.03)
     said = []
-    for axes, index, word in zip(panels, indices, ("best", "worst"), strict=True):
-        pair = request.data.test.pairs[index]
-        scores = {each.result.row: 100 * class_iou(each.matrices[index])[number] for each in shown}
-        for place, row in zip(axes, cameras, strict=False):
-            _show(place, read_image(row.files[pair.key]), f"{row.name} image")
-        for place, each in zip(axes[len(cameras) :], shown, strict=False):
-            mask = colour_mask(_predicted(each, pair, spec), spec.palette)
-            _show(place, mask, f"{each.result.row}: {scores[each.result.row]:.1f}")
-        kind = "pseudo-label" if spec.pseudo else "truth"
-        _show(axes[-1], colour_mask(read_mask(request.data.masks[pair.key], spec), spec.palette), kind)
-        said.append(f"{word} {pair.key}, " + ", ".join(f"{row} {score:.1f}" for row, score in scores.items()))
-    name = spec.classes[number]
-    caption = f"{name}, where {shown[-1].result.row} finds it best and worst; IoU of {name} [%]: {'; '.join(said)}"
+    for part, index, word in zip(parts, indices, ("best", "worst"), strict=True):
+        key = request.data.test.pairs[index].key
+        scores = [100 * float(class_iou(each.matrices[index])[number]) for each in shown]
+        part.suptitle(f"{name} found {word} by {row}: {key}", fontsize=11, fontweight="bold")
+        _draw(part, request, index, shown, [f"IoU of {name} {score:.1f}" for score in scores], number)
+        said.append(f"{word} {key}, {_spelled(shown, scores)}")
+    caption = f"{name}, where {row} finds it best and worst; IoU of {name} [%]: {'; '.join(said)}"
     return _picture(f"class-{number}.png", request, caption, "Best and worst image of each class"), figure
 
 
-def _strip(
-    request: Request, index: int, shown: Sequence[Scored], inputs: Sequence[InputRow], heading: str
-) -> tuple[TaskPicture, Figure]:
-    """Draw one test image: what each row sees, what is found in it, and the truth."""
-    from matplotlib.figure import Figure
+def _draw(
+    figure: FigureBase,
+    request: Request,
+    index: int,
+    shown: Sequence[Scored],
+    titles: Sequence[str],
+    focus: int | None = None,
+) -> None:
+    """Draw a test image as the rows shown see and label it."""
+    data = request.data
+    key, cameras = data.test.pairs[index].key, source_rows(data.pairs)
+    inputs = {row.name: row.files for row in (*cameras, *request.rows)}  # others may be on disk, asked for before
+    views = [
+        View(
+            each.input,
+            read_image(inputs[each.input][key]) if each.input in inputs else None,
+            read_mask(each.folder / PREDICTIONS / f"{key}.png", data.spec),
+            f"{each.input}: {title}",
+        )
+        for each, title in zip(shown, titles, strict=True)
+    ]
+    scene = read_image(cameras[1].files[key])
+    draw_image(figure, views, read_mask(data.masks[key], data.spec), scene, data.spec, focus)
 
-    pair, spec = request.data.test.pairs[index], request.data.spec
-    truth = read_mask(request.data.masks[pair.key], spec)
-    scores = {each.result.row: 100 * float(_image_miou(each.matrices[index : index + 1])[0]) for each in shown}
-    masks = [_predicted(each, pair, spec) for each in shown]
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    panels = figure.subplots(2, len(shown) + 1)
-    for column, row in enumerate(inputs):
-        _show(panels[0, column], read_image(row.files[pair.key]), row.name)
-        _show(panels[1, column], colour_mask(masks[column], spec.palette), f"mIoU {scores[row.name]:.1f}")
-    kind = "pseudo-label" if spec.pseudo else "truth"
-    _show(panels[1, -1], colour_mask(truth, spec.palette), kind)
-    _legend(panels[0, -1], np.unique([*masks, truth]), spec)
-    spelled = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
-    caption = f"{pair.key}: mIoU over the classes of this image [%]: {spelled}"
-    return _picture(f"{pair.split}-{pair.id}.png", request, caption, heading), figure
+
+def _spelled(shown: Sequence[Scored], scores: Sequence[float]) -> str:
+    return ", ".join(f"{each.input} {score:.1f}" for each, score in zip(shown, scores, strict=True))
 
 
 def _picture(file: str, request: Request, caption: str, group: str) -> TaskPicture:
@@ -234,14 +243,14 @@ def _sources_and_fused(request: Request, scored: Sequence[Scored]) -> list[Score
     """Choose the rows that are shown in detail: both cameras alone and the last fused one, each with its first seed."""
     first: dict[str, Scored] = {}
     for each in scored:
-        first.setdefault(each.result.row, each)
+        first.setdefault(each.input, each)
     sources = [row.name for row in source_rows(request.data.pairs)]
     fused = [each for row, each in first.items() if row not in sources]
     return [first[row] for row in sources if row in first] + fused[-1:]
 
 
 def _order(each: Scored) -> tuple[Any, ...]:
-    return row_order(each.result.row, each.result.dataset, baseline=each.result.baseline)
+    return row_order(each.input, each.result.dataset, baseline=each.result.baseline)
 
 
 def _image_miou(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -249,36 +258,11 @@ def _image_miou(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.nan_to_num([mean_iou(class_iou(matrix), "skip") for matrix in matrices])
 
 
-def _predicted(each: Scored, pair: Pair, spec: SegmentationSpec) -> Mask:
-    return read_mask(each.folder / PREDICTIONS / f"{pair.key}.png", spec)
-
-
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()
-
-
-def _show(axes: Axes, image: FloatImage, title: str) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-    axes.set_title(title, fontsize=10)
-    axes.set_axis_off()
-
-
-def _legend(axes: Axes, ids: NDArray[np.integer], spec: SegmentationSpec) -> None:
-    """Name the colours that a picture has; white is what nobody labelled."""
-    from matplotlib.patches import Patch
-
-    known = [int(each) for each in ids if each < len(spec.classes)]
-    patches = [Patch(color=_colour(spec.palette[each]), label=spec.classes[each]) for each in known]
-    axes.legend(handles=patches, loc="center left", frameon=False, fontsize=9)
-    axes.set_axis_off()
-
-
-def _colour(levels: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = levels
-    return red / 255, green / 255, blue / 255
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, *, smooth: bool = False) -> None:

@@ -237,6 +237,16 @@ def recipe_named(name: str) -> SegmentationTraining:
     raise UsageError(f"Unknown recipe {name!r}; known: {', '.join(RECIPES)}")
 
 
+def recipe_label(name: str, training: SegmentationTraining) -> str:
+    """Return the name of a recipe; where values are not the recipe's, with a word that says so.
+
+    Args:
+        name: of the recipe that was begun with.
+        training: what it has become.
+    """
+    return name if RECIPES.get(name) == training else f"{name}, changed"
+
+
 def changed(training: SegmentationTraining, changes: Mapping[str, Any]) -> SegmentationTraining:
     """Change some values of a recipe; inner tables change only the keys that they name.
 

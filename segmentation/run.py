@@ -1,4 +1,4 @@
-"""From what a person asks for to Table 4: train and score every row and seed, compare the rows, draw the pictures.
+"""From what a person asks for to Table 4: train and score every row and seed, and compare the rows.
 
 Each row and seed has a folder of its own, ``runs/segment/<dataset>/<split>/<row>/seed<k>/``. What is finished there is
 skipped, what was stopped goes on. The last weights are scored, not the best: no test image decides anything.
@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emma_core.chance import seeded
-from emma_core.comparisons import Comparison, write_comparisons
+from emma_core.comparisons import write_comparisons
 from emma_core.config import to_dict
-from emma_core.errors import ResultError
 from emma_core.images import write_atomic
 from emma_core.manifest import sha256
-from emma_core.metrics.bootstrap import bootstrap
-from emma_core.metrics.confusion import class_iou, mean_iou
 from emma_core.options import progress_bar
-from emma_core.results import RESULT, Result, find_results, read_result, result_folder, write_result
+from emma_core.results import Result, result_folder, write_result
 from emma_core.runtime import environment
 from emma_core.training import LAST, SavePolicy, train
 from segmentation.data import RowImages, Samples, images_hash
-from segmentation.evaluation import MIOU, columns, evaluate_row, figures, notes
+from segmentation.evaluation import columns, evaluate_row
+from segmentation.labels import size_text
 from segmentation.network import build_segmenter, load_segmenter, weights_hash
+from segmentation.recipes import recipe_label
+from segmentation.scored import MATRICES, PREDICTIONS, Scored, collect, compare, is_finished, with_figures
 from segmentation.stage import segmentation_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from segmentation.recipes import SegmentationTraining
 
 TASK = "segment"
-MATRICES, PREDICTIONS = "confusion.npy", "predictions"
 
 _SHORT = 12  # hexadecimal digits that tell one hash from another
 
@@ -103,21 +102,6 @@ class SegmentationRun:
     training: SegmentationTraining
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A row and seed that is done.
-
-    Attributes:
-        result: as written.
-        matrices: confusion of each test image, (images, classes, classes) [pixels].
-        folder: of the run.
-    """
-
-    result: Result
-    matrices: NDArray[np.int64]
-    folder: Path
-
-
 def run_rows(request: Request, engine: Engine) -> list[Scored]:
     """Train and score what is not done yet, and compare the rows.
 
@@ -126,7 +110,7 @@ def run_rows(request: Request, engine: Engine) -> list[Scored]:
         engine: where to compute.
 
     Returns:
-        All rows and seeds of this table that are on disk, whoever asked for them.
+        All rows and seeds of this table that are on disk, whoever asked for them, scored by the rule asked for.
 
     Raises:
         EmmaError: an input has become unreadable, or a training cannot go on; what is done is kept.
@@ -135,59 +119,11 @@ def run_rows(request: Request, engine: Engine) -> list[Scored]:
     for seed in request.seeds:
         for row in request.rows:
             expected = _expected(common, request, row, seed)
-            if finished(request.row_folder(row.name, seed), expected) is None:
+            if not is_finished(request.row_folder(row.name, seed), expected, len(request.data.spec.classes)):
                 _run_one(request, engine, row, expected)
-    scored = collect(request.folder, common.table_key)
-    write_comparisons(request.folder, compare(scored, request))
+    scored = collect(request.folder, common, request.data, request.absent)
+    write_comparisons(request.folder, compare(scored, request.data.test.spec, request.absent))
     return scored
-
-
-def finished(folder: Path, expected: Result) -> Scored | None:
-    """Return what a folder holds if it is what is expected, made from the same files by the same recipe."""
-    try:
-        found = read_result(folder / RESULT)
-        matrices = np.load(folder / MATRICES)
-    except (ResultError, OSError, ValueError):
-        return None
-    same = (found.table_key, found.row, found.seed, found.source) == (
-        expected.table_key,
-        expected.row,
-        expected.seed,
-        expected.source,
-    )
-    return Scored(found, matrices, folder) if same else None
-
-
-def collect(folder: Path, table_key: tuple[str, str, str, str]) -> list[Scored]:
-    """Read all rows and seeds of one table, sources and naive rules first."""
-    found = []
-    for path in find_results(folder):
-        try:
-            result = read_result(path)
-        except ResultError:
-            continue
-        if result.table_key == table_key and (path.parent / MATRICES).exists():
-            found.append(Scored(result, np.load(path.parent / MATRICES), path.parent))
-    return found
-
-
-def compare(scored: Sequence[Scored], request: Request) -> list[Comparison]:
-    """Compare the mIoU of every fused row with that of each camera alone, by a paired bootstrap over images.
-
-    Over several seeds it is the mean of their figures that is compared.
-    """
-    spec = request.data.test.spec
-    sources = [spec.visible_label, spec.infrared_label]
-    by_row: dict[str, list[Scored]] = {}
-    for each in scored:
-        by_row.setdefault(each.result.row, []).append(each)
-    return [
-        _difference(by_row[row], by_row[against], request.absent)
-        for row in by_row
-        if row not in sources
-        for against in sources
-        if against in by_row
-    ]
 
 
 def plan(request: Request, engine: Engine) -> list[str]:
@@ -197,7 +133,7 @@ def plan(request: Request, engine: Engine) -> list[str]:
     for seed in request.seeds:
         for row in request.rows:
             folder = request.row_folder(row.name, seed)
-            done = finished(folder, _expected(common, request, row, seed)) is not None
+            done = is_finished(folder, _expected(common, request, row, seed), len(request.data.spec.classes))
             lines.append(f"{row.name}, seed {seed}: {'is done' if done else 'would be trained'} in {folder}")
     return lines
 
@@ -218,18 +154,23 @@ def _common(request: Request, engine: Engine) -> Result:
         columns=columns(data.spec),
         values={},
         recipe=_recipe(request),
+        notes=_notes(request),
         environment=environment(engine.device),
+        comparable=not (data.spec.pseudo or data.foreign_labels),
     )
 
 
 def _recipe(request: Request) -> dict[str, str | int]:
     """Return what must agree between rows that are compared."""
-    network, data = request.training.network, request.data
+    training, data = request.training, request.data
+    network = training.network
     start = {"imagenet": "ImageNet", "none": "random"}[network.encoder_weights]
-    config = json.dumps(to_dict(request.training), sort_keys=True).encode()
+    config = json.dumps(to_dict(training), sort_keys=True).encode()
     return {
-        "name": request.recipe,
+        "name": recipe_label(request.recipe, training),
         "model": f"DeepLabV3+ {network.encoder} ({start} weights)",
+        "epochs": training.schedule.epochs,
+        "size": size_text(training.size),
         "config": sha256(config)[:_SHORT],
         "trained on": f"{len(data.train.pairs)} pairs",
         "split": data.hash[:_SHORT],
@@ -238,11 +179,22 @@ def _recipe(request: Request) -> dict[str, str | int]:
     }
 
 
+def _notes(request: Request) -> tuple[str, ...]:
+    """Say what a reader has to know of all rows, whatever their figures are."""
+    said = []
+    if request.data.foreign_labels:
+        said.append("The labels are not the data set's own: they are from a folder given with --labels.")
+    if request.training.network.encoder_weights == "none":
+        said.append("The backbone began with random weights, not with ImageNet's: expect low figures.")
+    return tuple(said)
+
+
 def _expected(common: Result, request: Request, row: InputRow, seed: int) -> Result:
     """Return what the result of a row will be, but for its figures."""
     images = images_hash(row, (pair.key for pair in request.data.pairs.pairs))
     source = {**row.source, "images_sha256": images}
-    return replace(common, row=row.name, seed=seed, source=source, baseline=row.baseline)
+    label = request.data.spec.row_label(row.name)
+    return replace(common, row=label, seed=seed, source=source, baseline=row.baseline)
 
 
 def _run_one(request: Request, engine: Engine, row: InputRow, expected: Result) -> None:
@@ -257,12 +209,8 @@ def _run_one(request: Request, engine: Engine, row: InputRow, expected: Result) 
             segmenter, row, data, request.training.size, engine.device, folder / PREDICTIONS, advance
         )
     write_atomic(folder / MATRICES, _npy(matrices))
-    said = notes(matrices, data.spec, request.absent)
-    if request.training.network.encoder_weights == "none":
-        said = (*said, "The backbone began with random weights, not with ImageNet's: expect low figures.")
-    values = figures(matrices, data.test.pairs, data.spec, request.absent)
     seconds = round(time.perf_counter() - begun, 1)
-    write_result(folder, replace(expected, values=values, notes=said, seconds=seconds))
+    write_result(folder, replace(with_figures(expected, matrices, data, request.absent), seconds=seconds))
 
 
 def _train(request: Request, engine: Engine, row: InputRow, seed: int, folder: Path) -> None:
@@ -294,34 +242,6 @@ def _train(request: Request, engine: Engine, row: InputRow, seed: int, folder: P
         workers=request.workers,
     )
     train(stage, folder, engine, policy=request.policy, quiet=request.quiet)
-
-
-def _difference(ours: Sequence[Scored], theirs: Sequence[Scored], absent: Absent) -> Comparison:
-    """Compare two rows in mIoU [percentage points]."""
-
-    def figure(runs: Sequence[Scored], counts: NDArray[np.int64]) -> float:
-        drawn = [np.tensordot(counts, run.matrices, axes=1) for run in runs]
-        return float(np.mean([100 * mean_iou(class_iou(matrix), absent) for matrix in drawn]))
-
-    def difference(chosen: NDArray[np.int64]) -> float:
-        counts = np.bincount(chosen, minlength=images)
-        return figure(ours, counts) - figure(theirs, counts)
-
-    first, images = ours[0].result, len(ours[0].matrices)
-    (interval,) = bootstrap(difference, images)
-    return Comparison(
-        table_key=first.table_key,
-        row=first.row,
-        against=theirs[0].result.row,
-        column=MIOU,
-        difference=interval.value,
-        low=interval.low,
-        high=interval.high,
-        images=images,
-        unit="points",
-        better="labels pixels better",
-        worse="labels pixels worse",
-    )
 
 
 def _advancing(request: Request, title: str) -> contextlib.AbstractContextManager[Callable[[], None]]:

@@ -18,7 +18,7 @@ from segmentation.labels import UNLABELLED
 from segmentation.network import save_segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -61,23 +61,8 @@ def segmentation_stage(
         The stage.
     """
     schedule = training.schedule
-    each = schedule.batch * engine.world
-    steps = max(1, round(schedule.epochs * len(samples) / each))
+    steps = max(1, round(schedule.epochs * len(samples) / (schedule.batch * engine.world)))
     frozen_steps = round(schedule.frozen_epochs / schedule.epochs * steps)
-    weights = class_weights(images, segmenter.classes, training.balance).to(engine.device)
-
-    def step(batch: Sample, turn: int) -> dict[str, torch.Tensor]:
-        segmenter.freeze_encoder(frozen=turn // engine.world < frozen_steps)
-        with engine.autocast():
-            logits = segmenter(batch["image"])
-        loss = pixel_loss(logits.float(), batch["mask"], weights)
-        engine.backward(loss)
-        return {"loss": loss}
-
-    def batches(start: int) -> Iterator[Sample]:
-        numbers = Numbers(start, schedule.batch, 1, engine.rank, engine.world)
-        # The loader draws a seed for its workers; from a generator of its own, lest it disturb anyone's.
-        yield from DataLoader(samples, batch_sampler=numbers, num_workers=workers, generator=torch.Generator())
 
     def save(path: Path, about: Mapping[str, str]) -> None:
         save_segmenter(path, segmenter, {**about, "title": title, "seed": str(seed)})
@@ -90,8 +75,8 @@ def segmentation_stage(
         optimizer=_optimizer(segmenter, schedule),
         steps=steps,
         rate=lambda done: rate_at(done / steps, schedule),
-        batches=batches,
-        step=step,
+        batches=lambda start: _batches(samples, schedule.batch, engine, start, workers),
+        step=_step(engine, segmenter, images, training, frozen_steps),
         validate=lambda: _look(segmenter, images, training, engine),
         validate_steps=max(1, round(schedule.monitor_epochs / schedule.epochs * steps)),
         save=save,
@@ -139,6 +124,30 @@ def rate_at(progress: float, schedule: ScheduleConfig) -> float:
     along = min(1.0, (epoch - schedule.warm_up_epochs) / span)
     falling = (1 + math.cos(math.pi * along)) / 2
     return highest * (schedule.final_rate + (1 - schedule.final_rate) * falling)
+
+
+def _step(
+    engine: Engine, segmenter: Segmenter, images: RowImages, training: SegmentationTraining, frozen_steps: int
+) -> Callable[[Sample, int], dict[str, torch.Tensor]]:
+    """Make the step of the loop: the loss of a batch and its gradient, the backbone frozen in the first steps."""
+    weights = class_weights(images, segmenter.classes, training.balance).to(engine.device)
+
+    def step(batch: Sample, turn: int) -> dict[str, torch.Tensor]:
+        segmenter.freeze_encoder(frozen=turn // engine.world < frozen_steps)
+        with engine.autocast():
+            logits = segmenter(batch["image"])
+        loss = pixel_loss(logits.float(), batch["mask"], weights)
+        engine.backward(loss)
+        return {"loss": loss}
+
+    return step
+
+
+def _batches(samples: Samples, batch: int, engine: Engine, start: int, workers: int) -> Iterator[Sample]:
+    """Yield the batches of this process from one on, without end."""
+    numbers = Numbers(start, batch, 1, engine.rank, engine.world)
+    # The loader draws a seed for its workers; from a generator of its own, lest it disturb anyone's.
+    yield from DataLoader(samples, batch_sampler=numbers, num_workers=workers, generator=torch.Generator())
 
 
 def _optimizer(segmenter: Segmenter, schedule: ScheduleConfig) -> torch.optim.Optimizer:

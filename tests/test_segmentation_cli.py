@@ -84,7 +84,11 @@ def test_the_table_holds_the_rows_and_columns_of_table_4(world, done):
     assert len({result.table_key for result in results.values()}) == 1
     assert results["laplacian"].source["method"] == "laplacian"
     assert [results[row].baseline for row in results] == [True, True, False]
-    assert results["IR"].recipe["trained on"] == "4 pairs"
+    recipe = results["IR"].recipe
+    assert (recipe["trained on"], recipe["epochs"], recipe["size"]) == ("4 pairs", 1, "96 x 64")
+    assert recipe["name"] == "paper, changed"  # by --config and --epochs
+    assert recipe["model"] == "DeepLabV3+ mobilenet_v2 (random weights)"
+    assert all(result.comparable for result in results.values())
     assert any("random weights" in note for note in results["IR"].notes)
 
 
@@ -104,11 +108,10 @@ def test_every_figure_comes_from_masks_on_disk(world, done):
     assert np.array_equal(np.load(folder / "confusion.npy"), matrices)
 
 
-def test_fused_rows_are_compared_with_each_camera(world, done):
+def test_fused_rows_are_compared_with_each_camera_and_then_with_naive_rules(world, done):
     comparisons = read_comparisons(folder_of(world) / "comparisons.json")
-    assert {(each.row, each.against) for each in comparisons} == {
-        (row, against) for row in ("max", "laplacian") for against in ("VI", "IR")
-    }
+    pairs = [(each.row, each.against) for each in comparisons]
+    assert pairs == [(row, camera) for row in ("laplacian", "max") for camera in ("VI", "IR")] + [("laplacian", "max")]
     values = {
         row: read_result(folder_of(world) / row / "seed0" / "result.json").values["mIoU"] for row in ("max", "VI", "IR")
     }
@@ -141,19 +144,48 @@ def test_what_is_done_is_not_done_again(world, done):
     assert after == before
 
 
-def test_another_rule_for_absent_classes_needs_no_training(world, done):
-    trained = (folder_of(world) / "IR" / "seed0" / "last.safetensors").stat().st_mtime_ns
-    assert segment(world, "--ir", "--absent", "skip").returncode == 0
-    result = read_result(folder_of(world) / "IR" / "seed0" / "result.json")
-    assert result.recipe["absent class"] == "skip"
-    assert (folder_of(world) / "IR" / "seed0" / "last.safetensors").stat().st_mtime_ns == trained
+def test_another_rule_for_absent_classes_holds_for_the_whole_table(world, done):
+    """Asked for with one row and another spelling of the recipe: no row is lost, no picture, and nothing is trained."""
+    made = [path for path in folder_of(world).rglob("*") if path.suffix in {".safetensors", ".npy"}]
+    made += (folder_of(world) / "IR" / "seed0" / "predictions").rglob("*.png")
+    before = {path: path.stat().st_mtime_ns for path in made}
+    pictures = read_index(folder_of(world) / "pictures" / "pictures.json")
+    outcome = segment(world, "--ir", "--absent", "skip", "--recipe", "Paper")
+    assert outcome.returncode == 0, outcome.stderr
+    results = [read_result(path) for path in sorted(folder_of(world).glob("*/seed0/result.json"))]
+    assert [result.row for result in results] == ["IR", "VI", "laplacian", "max"]
+    assert {result.recipe["absent class"] for result in results} == {"skip"}
+    for result in results:
+        known = [result.values[name] for name in SEGMENTATIONS["MSRS"].classes]
+        assert result.values["mIoU"] == pytest.approx(np.nanmean(known))
+    keys = {each.table_key for each in read_comparisons(folder_of(world) / "comparisons.json")}
+    assert keys == {result.table_key for result in results}
+    assert len(read_index(folder_of(world) / "pictures" / "pictures.json")) == len(pictures)
+    described_by_an_earlier_version(folder_of(world) / "VI" / "seed0" / "result.json")
+    assert "VI, seed 0: is done" in segment(world, "--vis", "--dry-run").stdout
     assert segment(world, "--ir").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == before
+    result = read_result(folder_of(world) / "VI" / "seed0" / "result.json")
+    assert result.recipe["absent class"] == "zero"
+    assert result.recipe["epochs"] == 1
+
+
+def described_by_an_earlier_version(path: Path) -> None:
+    """Leave in a result only the keys of the recipe that tell one training from another, and no later field."""
+    content = json.loads(path.read_text())
+    content["recipe"] = {key: content["recipe"][key] for key in ("config", "split", "labels")}
+    del content["comparable"]
+    path.write_text(json.dumps(content))
 
 
 def test_seeds_get_a_mean_and_another_recipe_is_refused(world, done):
     outcome = segment(world, "--vis", "--seeds", "0,1")
     assert "±" in outcome.stdout
     assert "VI: mean and standard deviation over 2 seeds." in outcome.stdout
+    first = {row: read_result(folder_of(world) / row / "seed0" / "result.json").values["mIoU"] for row in ("VI", "max")}
+    comparisons = read_comparisons(folder_of(world) / "comparisons.json")
+    (found,) = [each for each in comparisons if (each.row, each.against) == ("max", "VI")]
+    assert found.difference == pytest.approx(first["max"] - first["VI"])  # the seed that both have
     other = emma(*("segment", "MSRS", "--root", world / "MSRS", "--runs", world / "runs", "--vis"), "--epochs", "9")
     assert other.returncode == 1
     assert other.stderr.count("Error:") == 1
@@ -161,14 +193,14 @@ def test_seeds_get_a_mean_and_another_recipe_is_refused(world, done):
 
 def test_a_dry_run_says_what_is_missing(world, done, tmp_path):
     outcome = segment(world, "--ir", "--seeds", "0,7", "--dry-run")
-    assert "mobilenet_v2 by recipe paper, 1 epochs on 4 pairs of MSRS-sample, tested on 2, on cpu" in outcome.stdout
+    assert "mobilenet_v2 by recipe paper, changed: 1 epochs on 4 pairs of MSRS-sample, tested on 2" in outcome.stdout
     assert "IR, seed 0: is done" in outcome.stdout
     assert "IR, seed 7: would be trained" in outcome.stdout
     assert not (folder_of(world) / "IR" / "seed7").exists()
 
 
 def test_pseudo_labels_are_called_so_everywhere(world, tmp_path):
-    """The second declaration, on the same scenes: title, note, captions and folder say what the labels are."""
+    """The second declaration, on the same scenes: title, rows, note, captions and folder say what the labels are."""
     root, labels = world / "MSRS", tmp_path / "labels"
     for split in ("train", "test"):
         for file in sorted((root / split / "Segmentation_labels").glob("*.png"))[: 2 if split == "test" else 3]:
@@ -182,8 +214,12 @@ def test_pseudo_labels_are_called_so_everywhere(world, tmp_path):
     folder = world / "runs" / "segment" / "MSRS-pseudo-sample" / "test"
     for row in ("IR", "VI", "max"):
         result = read_result(folder / row / "seed0" / "result.json")
+        assert result.row == f"{row} (pseudo-labels)"
         assert any(note.startswith("Pseudo-labels, no ground truth") for note in result.notes)
+        assert any("so they favour rows that show both" in note for note in result.notes)
         assert result.recipe["labels"].startswith("pseudo ")
+        assert not result.comparable
+        assert f"{row} (pseudo-labels) " in outcome.stdout
     assert all("pseudo-labels" in picture.caption for picture in read_index(folder / "pictures" / "pictures.json"))
 
 

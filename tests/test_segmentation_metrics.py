@@ -133,7 +133,19 @@ def test_absent_classes_are_said_and_conditions_without_images_have_no_figure():
     assert math.isnan(found["Person"])
     assert math.isnan(found["mIoU night"])
     assert found["mIoU"] == pytest.approx(200 / 3)
-    text = " ".join(notes(matrices, SPEC, "zero"))
+    text = " ".join(notes(matrices, pairs, SPEC, "zero"))
     assert "Back 50.00 %, Car 50.00 %, Person 0.00 %" in text
     assert "No test pixel of Person; an absent class counts as 0" in text
-    assert "is left out of the means" in " ".join(notes(matrices, SPEC, "skip"))
+    assert "is left out of the means" in " ".join(notes(matrices, pairs, SPEC, "skip"))
+    assert "cannot be compared" not in text  # there is no night
+
+
+def test_classes_absent_by_day_or_by_night_alone_are_said():
+    day, night = confusion_matrix([0, 1, 2], [0, 1, 2], 3), confusion_matrix([0, 0, 2], [0, 0, 2], 3)
+    pairs = [pair("1D"), pair("2N")]
+    said = notes(np.stack([day, night]), pairs, SPEC, "zero")[-1]
+    assert said == (
+        "mIoU day and mIoU night cannot be compared with each other: night images have no pixel of Car; an absent "
+        "class counts as 0 in the means."
+    )
+    assert "cannot be compared" not in " ".join(notes(np.stack([night, night]), pairs, SPEC, "zero"))

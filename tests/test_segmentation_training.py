@@ -41,7 +41,8 @@ from segmentation.recipes import (
     changed,
     recipe_named,
 )
-from segmentation.run import MATRICES, PREDICTIONS, Request, run_rows
+from segmentation.run import Request, run_rows
+from segmentation.scored import MATRICES, PREDICTIONS
 from segmentation.stage import class_weights, pixel_loss, rate_at, segmentation_stage
 
 SCRATCH = NetworkConfig(encoder_weights="none", decoder_channels=16)
@@ -376,6 +377,19 @@ def test_both_rows_start_alike_and_see_the_same_places(root, tmp_path):
     starts = [(each.folder / "config.toml").read_text() for each in scored]
     hashes = {line for text in starts for line in text.splitlines() if line.startswith("encoder_sha256")}
     assert len(hashes) == 1
+
+
+def test_labels_of_another_folder_are_said_and_not_held_against_the_paper(root, tmp_path):
+    brief = replace(TINY, schedule=replace(SHORT, epochs=1, frozen_epochs=0, warm_up_epochs=0, final_epochs=0))
+    request = request_of(root, tmp_path, brief)
+    labels = root / "{split}" / "Segmentation_labels"
+    (foreign,) = run_rows(replace(request, data=find_data(SEGMENTATIONS["MSRS"], root, labels=labels)), Engine("cpu"))
+    (own,) = run_rows(request, Engine("cpu"))
+    assert [each.result.comparable for each in (foreign, own)] == [False, True]
+    assert [any("not the data set's own" in note for note in each.result.notes) for each in (foreign, own)] == [
+        True,
+        False,
+    ]
 
 
 # Killed and resumed
