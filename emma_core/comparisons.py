@@ -66,8 +66,8 @@ class Comparison:
         unit = f" {self.unit}" if self.unit else ""
         places = self.digits
         figures = (
-            f"{self.column} {self.difference:+.{places}f}{unit} "
-            f"(95 % interval {self.low:+.{places}f} to {self.high:+.{places}f}, {self.images} images)"
+            f"{self.column} {self.difference:+z.{places}f}{unit} "
+            f"(95 % interval {self.low:+z.{places}f} to {self.high:+z.{places}f}, {self.images} images)"
         )
         if not self.sure:
             return f"{self.row} and {self.against} cannot be told apart: {figures}."
@@ -96,7 +96,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
         if content["schema"] != SCHEMA:
             raise ResultError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
         return [_read(row) for row in content["comparisons"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ResultError(f"{path}: not of this tool ({type(error).__name__}); run its task again") from None
 
 

@@ -1,7 +1,8 @@
 """Scoring fused images: every row on the same pairs, beside each source alone and the naive rules.
 
 Sources and fused images are read back from disk and compared as grey levels, so a row says what a person gets
-who opens the files. One row is one folder: ``runs/evaluate/<dataset>/<split>/<row>/{result.json,per_image.csv}``.
+who opens the files. One row is one folder: ``runs/evaluate/<dataset>/<split>/<row>/{result.json,per_image.csv}``;
+beside them, what the fused rows differ in from the others (:mod:`emma_core.paired`).
 
 :func:`evaluate_dataset` is the command. A task that measures images too (``medical``) takes its two halves:
 :func:`score_pairs` computes figures of every pair, :func:`write_scores` writes the rows of a table.
@@ -30,8 +31,10 @@ from emma_core.datasets import (
 from emma_core.errors import DataError
 from emma_core.images import luma, read_image, write_atomic
 from emma_core.metrics.fusion import METRICS, prepare
+from emma_core.paired import write_differences
 from emma_core.results import NAIVE_ROWS, Column, Result, result_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
+from emma_core.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -132,7 +135,7 @@ def evaluate_dataset(
     device: str = "auto",
     on_pair: Callable[[Pair], None] = lambda _: None,
 ) -> Evaluation:
-    """Score every row on the same pairs and write one result a row.
+    """Score every row on the same pairs, write one result a row, and what fused rows differ in from the others.
 
     A pair of which a source or any fused image cannot be used is left out of all rows, and named.
 
@@ -152,6 +155,7 @@ def evaluate_dataset(
     scores = score_pairs(pairs, rows, fusion_measures(), device=device, on_pair=on_pair)
     results = write_scores(scores, runs, task=TASK, title="Fusion quality")
     folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
+    write_differences(folder, results, scores)
     return Evaluation(results, folder, scores.faults)
 
 
@@ -335,5 +339,5 @@ def _per_image(pairs: PairSet, names: Sequence[str], values: np.ndarray) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "id", *names])
     for pair, row in zip(pairs.pairs, values, strict=True):
-        writer.writerow([pair.split, pair.id, *(f"{value:.6f}" for value in row)])
+        writer.writerow([spreadsheet_cell(pair.split), spreadsheet_cell(pair.id), *(f"{value:.6f}" for value in row)])
     return text.getvalue()

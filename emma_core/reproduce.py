@@ -18,18 +18,20 @@ from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.evaluate import TASK as EVALUATE
 from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
-from emma_core.fusers import load_fuser
+from emma_core.fusers import SHIPPED_WEIGHTS, fusion_method, load_fuser
 from emma_core.manifest import file_sha256, read_manifest
 from emma_core.options import find_dataset
+from emma_core.report.beside import comparable, recipe_name
 from emma_core.report.missing import needed_rows
 from emma_core.report.paper import METHOD, PaperTable, fill_in, paper_tables
-from emma_core.report.tables import collect_tables, comparable
+from emma_core.report.tables import collect_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from emma_core.datasets import PairSet
-    from emma_core.report.tables import Table
+    from emma_core.report.parts import Table
 
 FUSE = "fuse-dataset"
 _TIMED_PAIRS = 2
@@ -42,7 +44,7 @@ class Request:
     Attributes:
         root: folder that holds the data sets, each in a folder of its name.
         runs: folder of all runs.
-        method: to fuse by, as :data:`emma_core.fusers.METHODS` spells it.
+        method: to fuse by, as :data:`emma_core.fusers.METHODS` spells it; a task that fuses by itself uses EMMA.
         weights: of the method, if not the shipped ones.
         recipe: of the trainings, by name.
         seeds: likewise.
@@ -112,11 +114,14 @@ def make_plan(name: str, request: Request) -> Plan:
     """List the steps of a table, done or not.
 
     Raises:
-        UsageError: no such table.
+        UsageError: no such table, or one that is not made by the method asked for.
     """
     steps: dict[tuple[str, ...], Step] = {}
     absent: list[tuple[PaperTable, str]] = []
-    for paper in chosen_tables(name):
+    papers = chosen_tables(name)
+    if request.method != METHOD and not any(paper.takes_method for paper in papers):
+        raise UsageError(f"--method {request.method}: {papers[0].title} is made by {METHOD}; leave the option out")
+    for paper in papers:
         lines = [_arguments(step, request) for step in paper.steps]
         try:
             pairs = find_dataset(paper.dataset, request.root / paper.dataset, split=_split(lines[0]))
@@ -129,7 +134,7 @@ def make_plan(name: str, request: Request) -> Plan:
 
 
 def is_done(step: Step, request: Request) -> bool:
-    """Tell whether what a step makes is there: all fused images, or a result for each row and seed."""
+    """Tell whether what a step makes is there, by these weights: all fused images, or every row and seed."""
     if step.arguments[0] == FUSE:
         return _is_fused(step.pairs, request)
     tables, _ = collect_tables(request.runs)
@@ -154,6 +159,13 @@ def estimate(step: Step, request: Request) -> float | None:
     if step.arguments[0] == EVALUATE:
         return _timed(step.pairs, lambda few, folder: evaluate_dataset(few, (), folder))
     return _from_rows(step, request)
+
+
+def by_another_recipe(step: Step, request: Request) -> tuple[str, float] | None:
+    """Return the name of another recipe by which a step's task was run here, and how long a run took [seconds]."""
+    tables = [table for table in collect_tables(request.runs)[0] if step.trains and _is_of_task(table, step)]
+    fullest = max(tables, key=lambda table: len(table.results), default=None)
+    return (recipe_name(fullest.recipe), _a_run(fullest)) if fullest else None
 
 
 def run_steps(plan: Plan, request: Request, run: Callable[[Step], int]) -> list[Step]:
@@ -201,7 +213,7 @@ def _is_fused(pairs: PairSet, request: Request) -> bool:
         manifest = read_manifest(fused_folder(request.runs, pairs.dataset, request.method))
     except ManifestError:
         return False
-    if request.weights and manifest.settings.get("checkpoint_sha256") != file_sha256(request.weights):
+    if not _is_made_by(manifest.settings, request.method, request):
         return False
     known = manifest.rows.keys() | manifest.failures.keys()
     return all(pair.key in known for pair in pairs.pairs)
@@ -216,25 +228,47 @@ def _unfused(pairs: PairSet, request: Request) -> PairSet:
 
 def _is_complete(table: Table, step: Step, request: Request) -> bool:
     """Tell whether a table holds every row and seed that a step makes, on images as the paper's are."""
-    if not _is_of(table, step, request) or not comparable(table.rows[0].results[0]):
+    if not _is_of(table, step, request) or not all(map(comparable, table.results)):
         return False
-    if table.task == EVALUATE and table.split != step.pairs.label:
-        return False  # of a list of ids, or the first so many
+    if _split_of(step) not in {None, table.split}:
+        return False  # another split, of a list of ids, or the first so many
     return not _missing_runs(table, step, request)
 
 
+def _split_of(step: Step) -> str | None:
+    """Name the split that a step's results are about; of a rendered sample, a task that trains chooses it."""
+    if step.paper.split and step.pairs.dataset == step.paper.dataset:
+        return step.paper.split
+    return None if step.trains else step.pairs.label
+
+
 def _is_of(table: Table, step: Step, request: Request) -> bool:
-    """Tell whether a step makes rows of a table; a recipe is known by its name, whatever its task calls that."""
-    named = not step.trains or request.recipe in table.recipe.values()
-    return (table.task, table.dataset) == (step.arguments[0], step.pairs.dataset) and named
+    """Tell whether a step makes rows of a table; a recipe with a value changed has another name."""
+    return _is_of_task(table, step) and (not step.trains or recipe_name(table.recipe).lower() == request.recipe.lower())
 
 
-def _missing_runs(table: Table | None, step: Step, request: Request) -> list[tuple[str, int | None]]:
-    """List rows and seeds that a table lacks."""
+def _is_of_task(table: Table, step: Step) -> bool:
+    return (table.task, table.dataset) == (step.arguments[0], step.pairs.dataset)
+
+
+def _missing_runs(table: Table, step: Step, request: Request) -> list[tuple[str, int | None]]:
+    """List rows and seeds that a table lacks; a row of fused images counts if they were made as asked for."""
     seeds: Sequence[int | None] = request.seeds if step.trains else (None,)
-    there = {(row.name, result.seed) for row in table.rows for result in row.results} if table else set()
-    rows = needed_rows(step.paper, step.pairs.dataset, request.method)
+    method = request.method if step.paper.takes_method else METHOD
+    there = {
+        (result.row, result.seed)
+        for result in table.results
+        if result.row != method or _is_made_by(result.source, method, request)
+    }
+    rows = needed_rows(step.paper, step.pairs.dataset, method)
     return [(row, seed) for row in rows for seed in seeds if (row, seed) not in there]
+
+
+def _is_made_by(record: Mapping[str, Any], method: str, request: Request) -> bool:
+    """Tell whether a record of fused images, of a manifest or a result, names the fuser that would be loaded now."""
+    network = fusion_method(method).rule is None
+    checkpoint = file_sha256(request.weights or SHIPPED_WEIGHTS) if network else None
+    return (record.get("method"), record.get("checkpoint_sha256")) == (method, checkpoint)
 
 
 def _timed(pairs: PairSet, work: Callable[[PairSet, Path], object]) -> float:
@@ -250,5 +284,9 @@ def _from_rows(step: Step, request: Request) -> float | None:
     if not tables:
         return None
     fullest = min(tables, key=lambda table: len(_missing_runs(table, step, request)))
-    a_run = statistics.fmean(result.seconds for row in fullest.rows for result in row.results)
-    return a_run * len(_missing_runs(fullest, step, request))
+    # Without training all rows are scored together, and each result has the time of all.
+    return _a_run(fullest) * (len(_missing_runs(fullest, step, request)) if step.trains else 1)
+
+
+def _a_run(table: Table) -> float:
+    return statistics.fmean(result.seconds for result in table.results)

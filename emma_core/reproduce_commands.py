@@ -21,7 +21,7 @@ Tables = Annotated[str, typer.Argument(metavar="TABLE", help="table1, table3, ta
 def reproduce(
     table: Tables,
     root: Annotated[Path, typer.Option(help="Folder that holds the data sets, each in a folder of its name.")],
-    method: Annotated[str, typer.Option(help="How to fuse.")] = "EMMA",
+    method: Annotated[str, typer.Option(help="How to fuse; table5 is made by EMMA.")] = "EMMA",
     weights: Annotated[Path | None, typer.Option(help="Of EMMA, instead of the shipped ones.")] = None,
     recipe: Annotated[str, typer.Option(help="Of detectors and segmenters; quick says little, but soon.")] = "paper",
     seeds: Seeds = "0",
@@ -52,7 +52,7 @@ def reproduce(
 
 def _foretell(plan: Plan, request: Request) -> None:
     """Say what is done, what is to run and how long it takes."""
-    from emma_core.reproduce import estimate, is_done
+    from emma_core.reproduce import by_another_recipe, estimate, is_done
 
     known, unknown = 0.0, 0
     for step in plan.steps:
@@ -61,11 +61,13 @@ def _foretell(plan: Plan, request: Request) -> None:
             continue
         seconds = estimate(step, request)
         known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
-        typer.echo(f"{step.paper.title}: to run   {step.command}  ({_duration(seconds)})")
+        other = by_another_recipe(step, request) if seconds is None else None
+        hint = f"; by recipe {other[0]} a run took {_duration(other[1])}" if other else ""
+        typer.echo(f"{step.paper.title}: to run   {step.command}  ({_duration(seconds)}{hint})")
     for paper, reason in plan.absent:
         typer.echo(f"{paper.title}: no data  {reason}")
     parts = [_duration(known)] if known else []
-    parts += [f"{unknown} steps of unknown length (no row of them has been run here)"] if unknown else []
+    parts += [f"{unknown} steps of unknown length (no row of them has been run here by this recipe)"] if unknown else []
     typer.echo(f"Takes {' and '.join(parts)}" if parts else "Nothing to run")
 
 

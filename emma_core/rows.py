@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import typer
+
 from emma_core.datasets import IMAGE_SUFFIXES, SAMPLE_SUFFIX, Pair, PairSet, declared, is_plain_name
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder, is_done
@@ -66,7 +68,7 @@ def chosen_rows(
         runs: where ``fuse-dataset`` left its folders.
         infrared: the row of the infrared images.
         visible: the row of the visible images.
-        fused: a row for every folder of ``fuse-dataset`` of this data set.
+        fused: a row for every folder of ``fuse-dataset`` of this data set; see :func:`fused_rows`.
         folders: (name, folder) of fused images made elsewhere.
 
     Returns:
@@ -100,6 +102,8 @@ def chosen_rows(
 def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] = ()) -> tuple[InputRow, ...]:
     """Find the rows of fused images.
 
+    A folder of ``fuse-dataset`` that lacks images is left out, and named on stderr, as long as another one is whole.
+
     Args:
         pairs: the pairs that every row must cover.
         runs: where ``fuse-dataset`` left its folders.
@@ -123,7 +127,7 @@ def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] =
                 raise UsageError(
                     f"{folder}: {folder.name!r} is the name of a source row; fuse again with another --name"
                 )
-        return tuple(_own_row(folder, pairs) for folder in ours)
+        return _whole_rows(ours, pairs)
     for name, _ in folders:
         if not is_plain_name(name):
             raise UsageError(f"{name!r} cannot name a row; expected a name without folders in --fused-dir NAME=DIR")
@@ -151,10 +155,32 @@ def fuse_command(pairs: PairSet, method: str, *, weights: bool = False, row: str
     return f"emma-tasks fuse-dataset {dataset} {where} --method {method}{' --weights FILE' * weights}{name}"
 
 
+class _IncompleteError(DataError):
+    """A folder of ``fuse-dataset`` lacks images; its text names the command that makes them."""
+
+
+def _whole_rows(folders: Sequence[Path], pairs: PairSet) -> tuple[InputRow, ...]:
+    """Take the folders that have all images; nobody asked for the others by name, so they do not stop the rest."""
+    rows: list[InputRow] = []
+    incomplete: list[_IncompleteError] = []
+    for folder in folders:
+        try:
+            rows.append(_own_row(folder, pairs))
+        except _IncompleteError as error:
+            incomplete.append(error)
+    if incomplete and not rows:
+        raise incomplete[0]
+    for fault in incomplete:
+        typer.echo(f"No row for {fault}", err=True)
+    return tuple(rows)
+
+
 def _own_row(folder: Path, pairs: PairSet) -> InputRow:
     """Take the images that ``fuse-dataset`` left in a folder: all of them, as it left them, of these very sources."""
     if not (folder / MANIFEST).exists():
-        raise DataError(f"{folder}: its run was stopped; finish it with the same emma-tasks fuse-dataset command")
+        raise _IncompleteError(
+            f"{folder}: its run was stopped; finish it with the same emma-tasks fuse-dataset command"
+        )
     manifest = read_manifest(folder)
     if manifest.dataset != pairs.dataset:
         raise ManifestError(f"{folder}: holds images of {manifest.dataset}, expected {pairs.dataset}")
@@ -164,7 +190,7 @@ def _own_row(folder: Path, pairs: PairSet) -> InputRow:
         if pair.key not in manifest.failures and not is_done(pair, manifest.rows.get(pair.key), folder)
     ]
     if lost:
-        raise DataError(
+        raise _IncompleteError(
             f"{folder}: {len(lost)} of {len(pairs.pairs)} fused images are missing, or made from other files, "
             f"first {lost[0]}. Make them with: {_again(folder, pairs, manifest)}"
         )
@@ -192,7 +218,7 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
     files = {pair.key: path for pair in pairs.pairs if (path := _fused_file(folder, pair, flat))}
     missing = [pair.key for pair in pairs.pairs if pair.key not in files]
     if missing:
-        advice = "a list of the ids that are there can be given with --split-file"
+        advice = "make them, or ask only for the ids that are there (--help names the option for a list of ids)"
         if not flat:
             advice = f"ids repeat between the parts of {pairs.dataset}, so expected a folder for each part"
         raise DataError(

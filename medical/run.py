@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from emma_core.comparisons import Comparison, write_comparisons
 from emma_core.evaluate import Measures, Scores, fusion_measures, score_pairs, write_scores
-from emma_core.metrics.bootstrap import bootstrap
 from emma_core.metrics.detail import WINDOW, detail_survival
 from emma_core.metrics.fusion import METRICS
+from emma_core.paired import write_differences
 from emma_core.pictures import pictures_folder
 from emma_core.results import Column, result_folder
 from emma_core.rows import source_rows
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
+    from emma_core.comparisons import Comparison
     from emma_core.datasets import Fault, Pair, PairSet
     from emma_core.evaluate import Scorer
     from emma_core.results import Result
@@ -119,18 +116,6 @@ def evaluate_medical(
     return Outcome(tuple(_write_table(table, runs, (NOTE, *notes)) for table in tables), scores.faults)
 
 
-def compare(results: Sequence[Result], scores: Scores) -> tuple[Comparison, ...]:
-    """Compare every fused row with the maximum and with each scan alone, by a paired bootstrap over the pairs."""
-    spec = scores.pairs.spec
-    fused = [result for result in results if not result.baseline]
-    return tuple(
-        comparison
-        for result in fused
-        for against in ("max", spec.visible_label, spec.infrared_label)
-        for comparison in _compare(result, against, scores)
-    )
-
-
 def _parts(scores: Scores) -> list[Scores]:
     """Part the scores by modality, each under a name that also says which list of ids it is of."""
     pairs = scores.pairs
@@ -143,38 +128,5 @@ def _parts(scores: Scores) -> list[Scores]:
 def _write_table(scores: Scores, runs: Path, notes: tuple[str, ...]) -> MedicalTable:
     recipe = {"detail_window": WINDOW}
     results = write_scores(scores, runs, task=TASK, title=TITLE, recipe=recipe, notes=notes)
-    comparisons = compare(results, scores)
-    write_comparisons(result_folder(runs, TASK, scores.pairs.dataset, scores.pairs.label, "x").parent, comparisons)
-    return MedicalTable(results, comparisons)
-
-
-def _compare(result: Result, against: str, scores: Scores) -> list[Comparison]:
-    difference = scores.values[result.row] - scores.values[against]
-    intervals = bootstrap(_mean_of(difference), len(difference))
-    return [
-        Comparison(
-            table_key=result.table_key,
-            row=result.row,
-            against=against,
-            column=column.name,
-            difference=interval.value,
-            low=interval.low,
-            high=interval.high,
-            images=len(difference),
-            unit=column.unit,
-            digits=column.digits,
-        )
-        for column, interval in zip(scores.columns, intervals, strict=True)
-    ]
-
-
-def _mean_of(figures: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], ArrayLike]:
-    """Return the mean of each column over given images, (columns,), of those images that define it."""
-    defined = np.isfinite(figures)
-    values = np.where(defined, figures, 0.0)
-
-    def mean(images: NDArray[np.int64]) -> ArrayLike:
-        counts = defined[images].sum(0)
-        return np.where(counts > 0, values[images].sum(0) / np.maximum(counts, 1), np.nan)
-
-    return mean
+    folder = result_folder(runs, TASK, scores.pairs.dataset, scores.pairs.label, "x").parent
+    return MedicalTable(results, write_differences(folder, results, scores))

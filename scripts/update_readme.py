@@ -17,7 +17,7 @@ from emma_core.report.tables import collect_tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emma_core.report.tables import Table
+    from emma_core.report.parts import Table
 
 RESULTS = Path("results")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import random_image, write_pairs
+from scipy import stats
 
+from emma_core.comparisons import COMPARISONS, read_comparisons
 from emma_core.datasets import dataset_spec, find_pairs, folder_spec
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.evaluate import evaluate_dataset, fusion_measures, score_pairs, write_scores
@@ -19,9 +22,12 @@ from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
 from emma_core.manifest import MANIFEST, Journal, file_sha256, read_manifest
+from emma_core.metrics.bootstrap import bootstrap
 from emma_core.metrics.fusion import METRICS, fusion_metrics
+from emma_core.paired import _mean_of
+from emma_core.report.tables import collect_tables
 from emma_core.results import read_result
-from emma_core.rows import fused_rows
+from emma_core.rows import chosen_rows, fused_rows
 
 TNO = dataset_spec("TNO")
 
@@ -122,6 +128,80 @@ def test_missing_fused_images_name_the_command(root, runs):
     fuse_dataset(pairs, load_fuser("max"), fused_folder(runs, "TNO", "max"), limit=1)
     with pytest.raises(DataError, match=r"3 of 4 .*emma-tasks fuse-dataset TNO --root .* --method max"):
         evaluate(root, runs)
+
+
+@pytest.mark.parametrize("harm", ["partial", "stopped", "changed"])
+def test_an_incomplete_folder_that_nobody_asked_for_is_left_out_and_named(root, runs, harm, capsys):
+    folder = fuse(root, runs, "max")
+    if harm == "partial":
+        fuse_dataset(find_pairs(TNO, root), load_fuser("max"), folder, limit=1, overwrite=True)
+    elif harm == "stopped":
+        with Journal(folder, read_manifest(folder)):
+            (folder / MANIFEST).unlink()
+    else:
+        write_image(folder / "all" / "002.png", random_image(56, (48, 64)))
+    fuse(root, runs, "laplacian")
+    pairs = find_pairs(TNO, root)
+    assert [row.name for row in fused_rows(pairs, runs)] == ["laplacian"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"No row for {folder}: ")
+    assert "emma-tasks fuse-dataset" in line
+    assert [row.name for row in chosen_rows(pairs, runs)] == ["IR", "VI", "laplacian"]
+    shutil.rmtree(fused_folder(runs, "TNO", "laplacian"))
+    for asked in ({}, {"fused": True}):
+        with pytest.raises(DataError, match=r"emma-tasks fuse-dataset"):
+            chosen_rows(pairs, runs, **asked)
+
+
+def test_missing_foreign_images_name_no_option_that_a_command_has_not(root, runs, tmp_path):
+    write_image(tmp_path / "theirs" / "000.png", random_image(0, (48, 64)))
+    with pytest.raises(DataError, match=r"3 of 4 .* first all/001; make them, or ask only for the ids") as caught:
+        fused_rows(find_pairs(TNO, root), runs, [("Theirs", tmp_path / "theirs")])
+    assert "--split-file" not in str(caught.value)
+
+
+def test_fused_rows_are_compared_with_the_maximum_and_each_source(root, runs):
+    fuse(root, runs, "laplacian")
+    outcome = evaluate(root, runs)
+    results = {result.row: result for result in outcome.results}
+    said = read_comparisons(outcome.folder / COMPARISONS)
+    assert [(each.row, each.against) for each in said[:: len(METRICS)]] == [
+        ("laplacian", against) for against in ("max", "VI", "IR")
+    ]
+    for each in said:
+        assert each.table_key == results["laplacian"].table_key
+        difference = results["laplacian"].values[each.column] - results[each.against].values[each.column]
+        assert each.difference == pytest.approx(difference, abs=1e-9)
+        assert each.low <= each.difference <= each.high
+    shown = collect_tables(runs)[0][0].comparisons
+    assert [each.sentence() for each in shown] == [each.sentence() for each in said]
+
+
+def test_what_was_said_of_rows_that_are_not_scored_now_is_kept(root, runs, tmp_path):
+    fuse(root, runs, "laplacian")
+    before = read_comparisons(evaluate(root, runs).folder / COMPARISONS)
+    for index in range(4):
+        write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
+    folder = evaluate(root, runs, [("Theirs", tmp_path / "theirs")]).folder
+    after = read_comparisons(folder / COMPARISONS)
+    assert after[: len(before)] == before
+    assert {each.row for each in after[len(before) :]} == {"Theirs"}
+    (folder / COMPARISONS).write_text("{")
+    assert {each.row for each in read_comparisons(evaluate(root, runs).folder / COMPARISONS)} == {"laplacian"}
+
+
+def test_intervals_are_over_the_images_that_define_a_figure():
+    """Against scipy; a column that few images define, or none, has an interval of those, or none."""
+    rng = np.random.default_rng(5)
+    figures = rng.normal(2, 1, (40, 3))
+    figures[1:, 1], figures[:, 2] = math.nan, math.nan
+    mean, single, never = bootstrap(_mean_of(figures), 40, draws=4000)
+    theirs = stats.bootstrap((figures[:, 0],), np.mean, n_resamples=4000, method="percentile", rng=2)
+    ends = theirs.confidence_interval.low, theirs.confidence_interval.high
+    assert (mean.low, mean.high) == pytest.approx(ends, abs=0.06)
+    assert single.low == pytest.approx(figures[0, 1])
+    assert single.high == pytest.approx(figures[0, 1])
+    assert math.isnan(never.value)
 
 
 def test_unusable_pairs_are_left_out_of_every_row(root, runs, tmp_path):

@@ -193,7 +193,7 @@ def test_a_picture_that_is_not_what_was_fused_is_left_out(tmp_path, harm):
         fused.write_bytes(fused.read_bytes()[:40])
     elif harm == "odd path":
         manifest = fused.parents[1] / "manifest.json"
-        manifest.write_text(manifest.read_text().replace("ir/1.png", "ir/\\u0000\\ud800"))
+        manifest.write_text(manifest.read_text().replace("ir/1.png", "ir/\\ud800"))
     else:
         write_image(source if "source" in harm else fused, np.zeros((90, 120), np.float32))
     (gallery,), (warning,) = collect_galleries(runs)
@@ -251,13 +251,23 @@ def test_pictures_stand_in_groups_under_their_table(runs):
     assert sum(len(shown) for shown in albums.values()) == 2
 
 
-def test_two_tables_of_one_folder_show_its_pictures_once(tmp_path):
-    write_results(tmp_path, "MSRS", ["IR", "VI"])
-    odd = tmp_path / "evaluate" / "MSRS" / "all" / "1" / "result.json"
-    odd.write_text(odd.read_text().replace('"recipe": {}', '"recipe": {"epochs": 3}'))
-    write_beside(tmp_path / "evaluate" / "MSRS" / "all")
+@pytest.mark.parametrize("said", [True, False])
+def test_two_tables_of_one_folder_show_its_pictures_where_they_belong(tmp_path, said):
+    """They are of the table that was compared last; where nothing was compared, of the fuller one."""
+    folder = tmp_path / "evaluate" / "MSRS" / "all"
+    write_results(tmp_path, "MSRS", ["IR", "VI", "EMMA", "VI"])
+    write_beside(folder)
+    for name in "0123":
+        file = folder / name / "result.json"
+        epochs = 3 if name in "23" or (name == "1" and not said) else 4
+        file.write_text(file.read_text().replace('"recipe": {}', f'"recipe": {{"epochs": {epochs}}}'))
+    compared = read_result(folder / "2" / "result.json")
+    other = [Comparison(compared.table_key, "EMMA", "VI", "EN", 1.0, 0.5, 1.5, 4)]
+    write_comparisons(folder, other if said else [])
     tables, _ = collect_tables(tmp_path)
-    assert [len(shown) for shown in collect_albums(tmp_path, tables)[0]] == [2, 0]
+    albums, _ = collect_albums(tmp_path, tables)
+    shown = {table.recipe["epochs"]: len(own) for table, own in zip(tables, albums, strict=True)}
+    assert shown == {3: 2, 4: 0}
 
 
 @pytest.mark.parametrize("harm", ["missing picture", "damaged picture", "damaged list", "foreign file"])
@@ -285,6 +295,15 @@ def test_pictures_whose_results_are_gone_are_not_shown(tmp_path):
         tmp_path / "evaluate" / "MSRS" / "all" / "pictures", tmp_path / "evaluate" / "Gone" / "all" / "pictures"
     )
     assert albums_of(tmp_path) == ({"MSRS": ()}, [])
+
+
+def test_the_page_says_what_was_run_and_how_far_images_lie_apart(tmp_path):
+    write_results(tmp_path, "MSRS", ["IR", "VI"], deviation={"EN": 0.25}, recipe={"recipe": "quick", "epochs": 3})
+    page = write_report(tmp_path).html.read_text()
+    assert "Recipe: quick, epochs 3." in page
+    assert 'title="± 0.25 over images"' in page
+    assert "Pointing at a figure shows its deviation over images" in page
+    assert 'title="no figure"' in page, "EMMA was not run"
 
 
 def test_the_page_and_the_tables_say_what_was_not_run(report):

@@ -91,12 +91,59 @@ def test_detection_stands_beside_table_3_and_says_what_cannot_be_compared():
     [
         {"dataset": "M3FD-sample"},
         {"dataset": "Mine"},
-        {"title": "Object detection (pseudo-labels)"},
-        {"recipe": {"labels": "pseudo: consensus"}},
+        {"comparable": False},
     ],
 )
-def test_samples_and_labels_made_by_networks_do_not_stand_beside_the_paper(change):
+def test_samples_and_what_its_task_calls_another_thing_do_not_stand_beside_the_paper(change):
     assert table_of(rows(**change)).published == ()
+
+
+def test_the_name_of_a_table_does_not_decide_what_stands_beside_it():
+    assert table_of(rows(title="Not pseudo", recipe={"labels": "pseudonyms"})).published
+    mixed = [*rows(("IR",)), *rows(("EMMA",), comparable=False)]
+    assert table_of(mixed).published == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"split": "scene"}, "Not the paper's split: ours is scene."),
+        ({"recipe": {"recipe": "quick"}}, "Not the paper's recipe: ours is quick."),
+        ({"recipe": {"name": "paper, changed"}}, "Not the paper's recipe: ours is paper, changed."),
+        ({"recipe": {"recipe": "paper"}}, None),
+    ],
+)
+def test_another_split_or_recipe_than_the_papers_is_said(change, said):
+    notes = [note for note in table_of(rows(**change)).published[0].notes if note.startswith("Not the")]
+    assert notes == ([said] if said else [])
+
+
+def test_rows_that_were_not_run_have_no_figures_and_a_command(tmp_path):
+    save(tmp_path, rows(("IR", "max"), recipe={"recipe": "quick"}))
+    (table,), _ = collect_tables(tmp_path)
+    assert [row.name for row in table.rows] == ["IR", "VI", "max", "EMMA"]
+    assert "| VI | - | - |" in to_markdown(table)
+    assert "EMMA & - & - &" in to_latex(table)
+    assert (
+        "VI, EMMA: not run; run with emma-tasks fuse-dataset M3FD --root DIR/M3FD and emma-tasks detect --root "
+        "DIR/M3FD, and the options that the other rows were run with." in table.notes
+    )
+    assert table.recipe == {"recipe": "quick"}
+    assert "DIDFuse" in to_markdown(table)
+    assert missing_tables([table])[0].paper.key == "evaluate/MSRS"
+    assert {entry.paper.key: entry.rows for entry in missing_tables([table])}["detect/M3FD"] == ("VI", "EMMA")
+
+
+def test_the_command_for_a_source_fuses_nothing_and_a_whole_table_has_no_empty_row(tmp_path):
+    save(tmp_path, rows(("IR", "EMMA")))
+    (table,), _ = collect_tables(tmp_path)
+    (note,) = [note for note in table.notes if "not run" in note]
+    assert note.startswith("VI: not run; run with emma-tasks detect --root DIR/M3FD, and")
+    save(tmp_path, rows(("VI",)))
+    save(tmp_path, rows(("IR",), dataset="Mine"))
+    whole, foreign = collect_tables(tmp_path)[0]
+    assert ([row.name for row in whole.rows], whole.notes) == (["IR", "VI", "EMMA"], ())
+    assert [row.name for row in foreign.rows] == ["IR"]
 
 
 def test_another_number_of_images_is_said():

@@ -11,9 +11,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from emma_core.comparisons import Comparison
 from emma_core.errors import ResultError
-from emma_core.report.formats import to_csv, to_latex, to_markdown
-from emma_core.report.tables import Cell, cell_text, collect_tables, plain, row_order, table_of
+from emma_core.manifest import Manifest, Row, write_manifest
+from emma_core.report.figure import plot_of
+from emma_core.report.formats import to_csv, to_latex, to_markdown, to_short_markdown
+from emma_core.report.parts import Cell, cell_text, plain
+from emma_core.report.tables import collect_tables, row_order, table_of
 from emma_core.results import Column, Result, result_folder, write_result
 
 EN = Column("EN", "bits", title="entropy")
@@ -42,6 +46,13 @@ def test_rows_stand_in_the_order_of_the_paper():
     methods = [make(name) for name in ("EMMA", "wavelet", "Guided", "EMMA-small")]
     names = [row.name for row in table_of([*methods, *baselines]).rows]
     assert names == ["IR", "VI", "mean", "max", "zero", "Guided", "wavelet", "EMMA", "EMMA-small"]
+
+
+def test_what_a_task_says_of_a_row_in_brackets_changes_neither_its_place_nor_its_kind():
+    results = [make(f"{row} (pseudo-labels)", baseline=row != "EMMA") for row in ("max", "EMMA", "VI", "IR")]
+    table = table_of(results)
+    assert [row.name.partition(" ")[0] for row in table.rows] == ["IR", "VI", "max", "EMMA"]
+    assert [dot.kind for dot in plot_of(table).panels[0].dots] == ["infrared", "visible", "baseline", "fused"]
 
 
 def test_order_follows_the_labels_of_the_data_set():
@@ -128,6 +139,98 @@ def test_a_reader_is_told_what_rows_do_not_share():
     assert "Mind the gap." in notes
 
 
+def test_images_are_the_same_where_their_hash_is_whatever_else_is_said_of_them():
+    def noted(*sources):
+        notes = table_of([make("EMMA", seed=seed, source=source) for seed, source in enumerate(sources)]).notes
+        return "EMMA: its seeds were not run on the same input images." in notes
+
+    one, grown = ({"manifest_sha256": name, "images_sha256": "i"} for name in "ab")
+    assert not noted(one, grown), "pairs were added to the folder in between"
+    assert noted(one, one | {"images_sha256": "j"})
+    assert not noted({"manifest_sha256": "a"}, one), "an earlier version wrote no hash of the images"
+    assert noted({"manifest_sha256": "b"}, one)
+
+
+def test_seeds_that_rows_do_not_share_are_said():
+    def notes(**seeds):
+        return table_of([make(row, seed=seed) for row, some in seeds.items() for seed in some]).notes
+
+    unequal = notes(IR=(0, 1), EMMA=(3,))
+    assert "Not the same seeds (IR: 0, 1; EMMA: 3): a difference may be that of the seeds." in unequal
+    assert "EMMA: one seed: intervals are over images only, not over trainings." in unequal
+    assert notes(IR=(0,), EMMA=(0,)) == ("One seed: intervals are over images only, not over trainings.",)
+    assert not any("Not the same" in note or "One seed" in note for note in notes(IR=(0, 1), EMMA=(0, 1)))
+    assert table_of([make("IR"), make("EMMA")]).notes == (), "nothing was trained"
+
+
+def fused(runs, row, method, checkpoint=None, ids=("1",)):
+    manifest = Manifest("Mine", "/data", {"method": method, "checkpoint_sha256": checkpoint})
+    for name in ids:
+        line = Row("test", name, "ir.png", "vi.png", "a", "b", "c")
+        manifest.rows[line.key] = line
+    write_manifest(runs / "fused" / "Mine" / row, manifest)
+
+
+@pytest.mark.parametrize(
+    ("now", "noted"),
+    [
+        ({"method": "mean"}, True),
+        ({"method": "EMMA", "checkpoint": "other"}, True),
+        ({"method": "EMMA", "checkpoint": "w", "ids": ("1", "2")}, False),  # pairs were added
+        (None, False),
+    ],
+)
+def test_images_that_were_replaced_since_are_said(tmp_path, now, noted):
+    save(tmp_path, make("X", source={"method": "EMMA", "checkpoint_sha256": "w", "manifest_sha256": "m"}), make("IR"))
+    if now:
+        fused(tmp_path, "X", **now)
+        fused(tmp_path, "IR", "max")  # a folder of that name is not what the row of the source was made of
+    (table,), _ = collect_tables(tmp_path)
+    said = "X: its images were fused again since, by other weights or another method."
+    assert table.notes == ((said,) if noted else ())
+
+
+def test_a_deviation_over_images_stands_in_the_csv_where_there_is_one_run():
+    rows = [make("IR", deviation={"EN": 0.25}), make("EMMA", seed=0, deviation={"EN": 0.5})]
+    lines = list(csv.DictReader(io.StringIO(to_csv([table_of([*rows, make("EMMA", seed=1)])]))))
+    assert [line["EN [bits] over images"] for line in lines] == ["0.25", ""]
+    assert [line["Loss over images"] for line in lines] == ["", ""]
+
+
+def test_every_format_says_what_was_run():
+    recipe = {"recipe": "quick", "epochs": 30, "weights": f"a.pt {'0123456789abcdef' * 4}", "labels": "ab" * 32}
+    results = [make(row, recipe=recipe, seed=seed) for row in ("IR", "EMMA") for seed in (1, 0)]
+    table = table_of(results, [f"a/{place}/result.json" for place in "1234"])
+    said = "Recipe: quick, epochs 30, weights a.pt 0123456789ab. Seeds: 0, 1."
+    assert said in to_markdown(table)
+    assert said in to_short_markdown(table, "results")
+    assert said.replace(" Seeds", "\n\\par\\footnotesize Seeds") in to_latex(table)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table.to_console())
+    assert said in " ".join(console.export_text().split())
+    (line, _) = csv.DictReader(io.StringIO(to_csv([table])))
+    assert line["recipe"] == f"recipe quick, epochs 30, weights a.pt 0123456789ab, labels {'ab' * 6}"
+    assert (line["recipe_hash"], line["seeds"]) == (table.key[3], "0 1")
+    assert "Recipe" not in to_markdown(table_of([make("IR")]))
+
+
+def test_many_differences_are_a_table_in_markdown():
+    table = table_of([make("IR"), make("VI"), make("a|b")])
+    said = [
+        Comparison(table.key, "a|b", against, name, 1.0, low, 2.0, 3, "bits" * (name == "EN"), 2)
+        for against, low in (("IR", 0.5), ("VI", -0.5))
+        for name in ("EN", *"cdefghi")
+    ]
+    said[-1] = replace(said[-1], low=math.nan)
+    few, many = (to_markdown(replace(table, comparisons=tuple(some))) for some in (said[:12], said))
+    assert few.count("95 % interval ") == 12
+    lines = [line for line in many.splitlines() if line.startswith("| a\\|b ")]
+    assert lines[1].startswith("| a\\|b \N{MINUS SIGN} IR | **+1.00** (+0.50 to +2.00) |")
+    assert lines[2].startswith("| a\\|b \N{MINUS SIGN} VI | +1.00 (-0.50 to +2.00) |")
+    assert lines[2].endswith(" | - |")
+    assert "|  | EN \\[bits\\] | c | d |" in many
+
+
 def test_nothing_is_no_table():
     with pytest.raises(ResultError, match="emma-tasks evaluate"):
         table_of([])
@@ -158,6 +261,7 @@ def test_rows_of_the_paper_stand_beside_ours_and_are_never_marked():
         {"dataset": "Harvard", "parts": ("MRI-CT",)},
         {"dataset": "Mine"},
         {"dataset": "MSRS-sample"},
+        {"comparable": False},
     ],
 )
 def test_rows_of_the_paper_stay_away_from_what_they_do_not_measure(change):
@@ -252,7 +356,7 @@ def test_csv_has_full_precision_and_says_whose_row_it_is():
     assert (paper["source"], paper["row"], paper["EN [bits]"], paper["SCD"]) == ("Table 1", "EMMA", "6.57", "")
     assert (paper["split_hash"], paper["images"]) == ("", "")
     precise = to_csv([table_of([make("a", (1 / 3, math.nan))])])
-    assert "0.3333333333333333,,," in precise
+    assert "0.3333333333333333,,,," in precise
 
 
 def test_console():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from conftest import emma, tree, write_pairs, write_released_checkpoint
 from emma_core import cli, reproduce_commands
 from emma_core.commands import COMMANDS
 from emma_core.errors import UsageError
+from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.report.missing import missing_tables
 from emma_core.reproduce import Request, chosen_tables, estimate, is_done, make_plan
 from emma_core.results import Column, Result, result_folder, write_result
@@ -83,7 +85,8 @@ def write_detection(runs, row, seed=0, recipe="paper"):
         row=row,
         columns=(Column("mAP@0.5", "%"),),
         values={"mAP@0.5": 50.0},
-        recipe={"called": recipe},
+        recipe={"recipe": recipe},
+        source={"method": "max", "checkpoint_sha256": None} if row == "max" else {},
         seed=seed,
         seconds=600.0,
     )
@@ -142,14 +145,96 @@ def test_fusing_is_timed_by_the_pairs_that_a_stopped_run_left(root, tmp_path, mo
     assert estimate(fuse, request) == 2.0, "the one pair that is left took two seconds"
 
 
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_images_by_other_weights_are_not_taken_for_done(root, tmp_path):
     weights = write_released_checkpoint(tmp_path / "EMMA.pth")
     emma("fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path / "runs", "--weights", weights)
     other = tmp_path / "other.pth"
     other.write_bytes(weights.read_bytes() + b"\0")
-    for given, done in ((weights, True), (other, False), (None, True)):
+    for given, done in ((weights, True), (other, False), (None, False)):
         request = Request(root, tmp_path / "runs", weights=given)
         assert is_done(make_plan("table3", request).steps[0], request) == done
+
+
+def write_scores(runs, task, dataset, checkpoint, split="all", parts=("all",)):
+    """A table as ``evaluate`` or ``medical`` leaves it: the naive rows are computed, EMMA is read from files."""
+    for row in ("IR", "VI", "other", "MRI", "max", "EMMA"):
+        source = {"method": "EMMA", "checkpoint_sha256": checkpoint} if row == "EMMA" else {}
+        given = {"task": task, "title": "T", "dataset": dataset, "split": split, "split_hash": "h", "parts": parts}
+        result = Result(**given, count=4, row=row, columns=(Column("EN"),), values={"EN": 1.0}, source=source)
+        write_result(result_folder(runs, task, dataset, split, row), result)
+
+
+def test_scores_of_other_weights_or_another_method_are_not_taken_for_done(root, tmp_path):
+    weights = write_released_checkpoint(tmp_path / "EMMA.pth")
+
+    def done(method="EMMA", given=None):
+        request = Request(root, tmp_path / "runs", method, given)
+        steps = {step.arguments[:2]: step for step in make_plan("table1", request).steps}
+        return is_done(steps["evaluate", "M3FD"], request)
+
+    write_scores(tmp_path / "runs", "evaluate", "M3FD-sample", digest(SHIPPED_WEIGHTS))
+    assert (done(), done(given=weights), done("max"), done("mean")) == (True, False, False, False)
+    write_scores(tmp_path / "runs", "evaluate", "M3FD-sample", digest(weights))
+    assert (done(), done(given=weights)) == (False, True)
+
+
+def test_table_5_is_of_emma_and_of_the_weights_asked_for(tmp_path):
+    write_samples(tmp_path, ["Harvard"], pairs=3, size=(64, 64))
+    parts = ("MRI-CT", "MRI-PET", "MRI-SPECT")
+    write_scores(tmp_path / "runs", "medical", "Harvard-sample", digest(SHIPPED_WEIGHTS), parts=parts)
+    weights = write_released_checkpoint(tmp_path / "EMMA.pth")
+    for given, expected in ((None, True), (weights, False)):
+        request = Request(tmp_path, tmp_path / "runs", weights=given)
+        (step,) = make_plan("table5", request).steps
+        assert is_done(step, request) == expected
+    refused = emma("reproduce", "table5", "--root", tmp_path, "--runs", tmp_path / "runs", "--method", "laplacian")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "Error: --method laplacian: Table 5 is made by EMMA; leave the option out\n",
+    )
+    every = emma("reproduce", "all", "--root", tmp_path, "--runs", tmp_path / "runs", "--method", "max", "--dry-run")
+    assert "Table 5: done     emma-tasks medical" in every.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "done"),
+    [
+        ({}, True),
+        ({"recipe": {"name": "Paper"}}, True),
+        ({"recipe": {"recipe": "paper, changed"}}, False),
+        ({"recipe": {"recipe": "quick", "start": "paper"}}, False),
+        ({"split": "scene"}, False),
+        ({"comparable": False}, False),
+        ({"checkpoint": "of others"}, False),
+    ],
+)
+def test_another_split_recipe_or_label_is_not_taken_for_done(tmp_path, monkeypatch, change, done):
+    write_pairs(tmp_path / "M3FD", 2, folders=("Ir", "Vis"))
+    for row in ("IR", "VI", "EMMA"):
+        source = {"method": "EMMA", "checkpoint_sha256": change.get("checkpoint", digest(SHIPPED_WEIGHTS))}
+        given = {"split": "paper", "recipe": {"recipe": "paper"}, "comparable": True} | change
+        given.pop("checkpoint", None)
+        result = Result(
+            task="detect",
+            title="T",
+            dataset="M3FD",
+            split_hash="h",
+            parts=("all",),
+            count=2,
+            **given,
+            row=row,
+            columns=(Column("mAP@0.5", "%"),),
+            values={"mAP@0.5": 50.0},
+            source=source if row == "EMMA" else {},
+            seed=0,
+        )
+        write_result(result_folder(tmp_path, "detect", "M3FD", given["split"], row, 0), result)
+    request = Request(tmp_path, tmp_path)
+    assert is_done(make_plan("table3", request).steps[1], request) == done
 
 
 # What is run
@@ -192,7 +277,8 @@ def test_a_strangers_task_is_run_with_seeds_and_recipe_and_timed_by_its_rows(roo
     planned = reproduce("table3", root, tmp_path, *options, "--dry-run")
     assert f"detect --root {root}/M3FD --recipe quick --seeds 0,1" in planned.stdout
     assert "(about 40 min)" in planned.stdout, "four of six runs are missing, each took ten minutes"
-    assert "(time unknown)" in reproduce("table3", root, tmp_path, "--dry-run").stdout, "of another recipe"
+    hint = "(time unknown; by recipe quick a run took about 10 min)"
+    assert hint in reproduce("table3", root, tmp_path, "--dry-run").stdout
     done = reproduce("table3", root, tmp_path, *options)
     assert (done.returncode, [name for name, _ in calls]) == (0, ["fuse-dataset", "detect"]), done.stderr
     assert len(list(tmp_path.glob("detect/**/result.json"))) == 6

@@ -35,11 +35,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def sure(self) -> bool:
-        """Whether zero is outside of the interval."""
-        return self.low > 0 or self.high < 0
-
 
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], ArrayLike],

@@ -10,13 +10,13 @@ from emma_core.errors import EmmaError
 from emma_core.images import encode_preview, read_image
 from emma_core.pictures import INDEX, PICTURES, TaskPicture, read_index
 from emma_core.report.gallery import LONGER_SIDE, data_uri
-from emma_core.report.tables import plain
+from emma_core.report.parts import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from emma_core.report.tables import Table
+    from emma_core.report.parts import Table
 
 WIDE_SIDE = 1280  # pixels; plots have small print
 
@@ -53,7 +53,7 @@ def collect_albums(runs: Path, tables: Sequence[Table]) -> tuple[list[tuple[Albu
 
     Args:
         runs: the folder of all runs.
-        tables: of the same folder; pictures belong to the first whose results lie beside them.
+        tables: of the same folder; pictures belong to the one that the task wrote them with, see :func:`_owner`.
 
     Returns:
         The albums of each table, and a line for every picture that cannot be shown.
@@ -62,8 +62,8 @@ def collect_albums(runs: Path, tables: Sequence[Table]) -> tuple[list[tuple[Albu
     warnings: list[str] = []
     for path in sorted(runs.glob(f"**/{PICTURES}/{INDEX}")):
         beside = f"{path.parent.parent.relative_to(runs).as_posix()}/"
-        places = [place for place, table in enumerate(tables) if any(file.startswith(beside) for file in table.files)]
-        if not places:
+        place = _owner(beside, tables)
+        if place is None:
             continue  # the results that they belong to are gone
         try:
             pictures = read_index(path)
@@ -71,9 +71,19 @@ def collect_albums(runs: Path, tables: Sequence[Table]) -> tuple[list[tuple[Albu
             warnings.append(plain(str(error)))
             continue
         found, lost = _albums(path.parent, pictures)
-        albums[places[0]] += found
+        albums[place] += found
         warnings += lost
     return albums, warnings
+
+
+def _owner(beside: str, tables: Sequence[Table]) -> int | None:
+    """Find the table of the pictures in a folder: tasks draw them when they compare, and the comparisons name theirs.
+
+    Without comparisons it is the one with the most results there.
+    """
+    counts = [sum(file.startswith(beside) for file in table.files) for table in tables]
+    here = [place for place, count in enumerate(counts) if count]
+    return max(here, key=lambda place: (bool(tables[place].comparisons), counts[place]), default=None)
 
 
 def _albums(folder: Path, pictures: Sequence[TaskPicture]) -> tuple[tuple[Album, ...], list[str]]:

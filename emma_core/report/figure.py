@@ -10,15 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from emma_core.datasets import declared
 from emma_core.report.paper import METHOD
-from emma_core.report.tables import Cell, arrow, cell_text, plain
+from emma_core.report.parts import Cell, arrow, cell_text, plain, source_labels, unqualified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from emma_core.comparisons import Comparison
-    from emma_core.report.tables import Mark, Table, TableRow
+    from emma_core.report.parts import Mark, Table, TableRow
     from emma_core.results import Column
 
 _MARGIN = 8.0  # per cent of the track left free at both ends
@@ -166,9 +165,8 @@ def _cells(table: Table, index: int) -> Iterator[_Drawn]:
 def _kind(row: TableRow, dataset: str) -> str:
     if not row.baseline:
         return "fused"
-    spec = declared(dataset)
-    labels = (spec.infrared_label, spec.visible_label) if spec else ("IR", "VI")
-    return {labels[0]: "infrared", labels[1]: "visible"}.get(row.name, "baseline")
+    labels = source_labels(dataset)
+    return {labels[0]: "infrared", labels[1]: "visible"}.get(unqualified(row.name), "baseline")
 
 
 def _of_one_kind(columns: Sequence[Column], drawn: Sequence[Sequence[_Drawn]]) -> bool:

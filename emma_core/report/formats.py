@@ -6,21 +6,26 @@ import csv
 import io
 import math
 import posixpath
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from emma_core.report.beside import recipe_name
 from emma_core.report.paper import METHOD, paper_source
-from emma_core.report.tables import Cell, Table, TableRow, arrow, cell_text, plain
+from emma_core.report.parts import Cell, Table, TableRow, arrow, cell_text, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.table import Table as ConsoleTable
     from rich.text import Text
 
+    from emma_core.comparisons import Comparison
     from emma_core.results import Column
 
 _SENTENCES = 4  # that a README has room for under a table
+_IN_WORDS = 12  # more differences than these are easier to read as a table
+_HASH = re.compile("[0-9a-f]{12,64}")  # whole, or cut
 
 LEGEND = "Best and second best of our rows are marked; arrows point to better."
 
@@ -46,10 +51,14 @@ _MARKDOWN = {
 
 def to_markdown(table: Table) -> str:
     """Render a table for GitHub and other Markdown readers: best in bold, second best in italics."""
-    notes = [f"- {_escape(note, _MARKDOWN)}" for note in all_notes(table)]
+    notes = [f"- {_escape(note, _MARKDOWN)}" for note in side_notes(table)]
+    if len(table.comparisons) > _IN_WORDS:
+        notes = [*_difference_lines(table.comparisons), "", *notes]
+    else:
+        notes = [*(f"- {_escape(text, _MARKDOWN)}" for text in sentences(table)), *notes]
     heading = f"### {_escape(table.heading, _MARKDOWN)}"
-    lines = _markdown_lines(table, _all_rows(table))
-    key = ["**Best** and *second best* of our rows.", *(_escape(unit, _MARKDOWN) for unit in _common_unit(table))]
+    lines = _markdown_lines(table, [*_our_rows(table), *_paper_rows(table)])
+    key = ["**Best** and *second best* of our rows.", *(_escape(text, _MARKDOWN) for text in _about(table))]
     return "\n".join([heading, "", *lines, "", " ".join(key), "", *notes]) + "\n"
 
 
@@ -61,14 +70,13 @@ def to_short_markdown(table: Table, folder: str) -> str:
         folder: that of all results, as a reader finds it.
     """
     names = {row.name for row in table.rows} | {METHOD}
-    ours = [line for line in _all_rows(table) if line[1].results]
-    paper = [line for line in _all_rows(table) if not line[1].results and line[1].name in names]
+    ours, paper = _our_rows(table), [line for line in _paper_rows(table) if line[1].name in names]
     # Few are shown: first what is said of the method that this is about.
     ordered = sorted(table.comparisons, key=lambda comparison: not comparison.row.startswith(METHOD))
     said = sentences(replace(table, comparisons=tuple(ordered)))
     more = [f"And {len(said) - _SENTENCES} more, in the files."] if len(said) > _SENTENCES else []
     bullets = [f"- {_escape(text, _MARKDOWN)}" for text in [*said[:_SENTENCES], *more]]
-    notes = _escape(" ".join([*_common_unit(table), *side_notes(table)]), _MARKDOWN)
+    notes = _escape(" ".join([*_about(table), *side_notes(table)]), _MARKDOWN)
     place = f"Files: `{folder}/{common_folder(table.files)}`"
     heading = f"**{_escape(table.heading, _MARKDOWN)}**"
     text = [heading, "", *_markdown_lines(table, ours + paper), "", *bullets, *([""] if bullets else []), notes, place]
@@ -96,7 +104,7 @@ def to_latex(table: Table) -> str:
         *_latex_body(table),
         "\\bottomrule",
         "\\end{tabular}",
-        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in [*_common_unit(table), *all_notes(table)]),
+        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in [*_about(table), *all_notes(table)]),
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -105,12 +113,13 @@ def to_latex(table: Table) -> str:
 def to_csv(tables: Iterable[Table]) -> str:
     """Render tables as one CSV: a line a row, figures in full precision, empty where there is none.
 
-    Columns of the same name and unit share one CSV column; ``recipe`` and ``split_hash`` tell tables apart.
+    Columns of the same name and unit share one CSV column; ``recipe_hash`` and ``split_hash`` tell tables apart.
     """
     tables = list(tables)
     figures = list(dict.fromkeys(_csv_heading(column) for table in tables for column in table.columns))
-    heads = ["task", "title", "dataset", "split", "images", "split_hash", "recipe", "row", "source", "seeds"]
-    heads += [name for figure in figures for name in (figure, f"{figure} deviation")]
+    heads = ["task", "title", "dataset", "split", "images", "split_hash", "recipe", "recipe_hash"]
+    heads += ["row", "source", "seeds"]
+    heads += [name for figure in figures for name in (figure, f"{figure} deviation", f"{figure} over images")]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [*heads, "files"], restval="", lineterminator="\n")
     writer.writerow({name: _csv_text(name) for name in writer.fieldnames})
@@ -127,7 +136,7 @@ def to_console(table: Table) -> ConsoleTable:
     from rich.table import Table as ConsoleTable
     from rich.text import Text
 
-    caption = Text("\n".join([LEGEND, *_units(table), *all_notes(table)]), style="dim")
+    caption = Text("\n".join([LEGEND, *_units(table), *made_with(table), *all_notes(table)]), style="dim")
     console = ConsoleTable(
         title=Text(table.heading), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -145,6 +154,22 @@ def to_console(table: Table) -> ConsoleTable:
             cells = [Text(cell_text(cell, published.paper.digits)) for cell in row.cells]
             console.add_row(Text(row.name), *cells, style="dim")
     return console
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Spell what all rows of a table were made with; a SHA-256 is cut, ``result.json`` has all of it."""
+    values = {key: re.sub("[0-9a-f]{64}", lambda found: found[0][:12], str(value)) for key, value in recipe.items()}
+    return ", ".join(plain(f"{key} {value}") for key, value in values.items())
+
+
+def made_with(table: Table) -> list[str]:
+    """Say what was run, in sentences: the recipe, less what is nothing but a hash, and the seeds."""
+    name = recipe_name(table.recipe)
+    values = {key: value for key, value in table.recipe.items() if not _HASH.fullmatch(str(value))}
+    details = recipe_text({key: value for key, value in values.items() if plain(str(value)) != name})
+    seeds = sorted({seed for row in table.rows for seed in row.seeds})
+    said = [f"Recipe: {', '.join(filter(None, (name, details)))}."] if name or details else []
+    return [*said, f"Seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}."] if seeds else said
 
 
 def all_notes(table: Table) -> list[str]:
@@ -181,6 +206,11 @@ def _common_unit(table: Table) -> list[str]:
     return [f"All figures in {units.pop()}."] if len(table.columns) > 1 and len(units) == 1 and units != {""} else []
 
 
+def _about(table: Table) -> list[str]:
+    """Say what holds for a whole table: the unit, and what was run."""
+    return [*_common_unit(table), *made_with(table)]
+
+
 def _ends_group(table: Table, row: TableRow) -> bool:
     """Tell whether a row is the last of the baselines, or of ours."""
     following = table.rows[table.rows.index(row) + 1 :]
@@ -193,23 +223,28 @@ def _headings(table: Table) -> list[str]:
     return [f"{column.name}{unit} {arrow(column)}" for column, unit in zip(table.columns, units, strict=True)]
 
 
-def _all_rows(table: Table) -> list[tuple[str, TableRow, list[int]]]:
-    """List all rows with the names and digits they are printed with."""
-    digits = [column.digits for column in table.columns]
-    ours = [(row.name, row, digits) for row in table.rows]
-    return ours + [(name, row, [places] * len(digits)) for name, row, places in _paper_rows(table)]
+_Line = tuple[str, TableRow, list[int]]
+"""A row with the name and the digits that it is printed with."""
 
 
-def _paper_rows(table: Table) -> list[tuple[str, TableRow, int]]:
-    """Return the paper's rows under a name that cannot be taken for one of ours, with their digits."""
+def _our_rows(table: Table) -> list[_Line]:
+    return [(row.name, row, [column.digits for column in table.columns]) for row in table.rows]
+
+
+def _paper_rows(table: Table) -> list[_Line]:
+    """Return the paper's rows under a name that cannot be taken for one of ours."""
     return [
-        (f"{row.name} ({'paper' if len(table.published) == 1 else published.paper.title})", row, published.paper.digits)
+        (
+            f"{row.name} ({'paper' if len(table.published) == 1 else published.paper.title})",
+            row,
+            [published.paper.digits] * len(table.columns),
+        )
         for published in table.published
         for row in published.rows
     ]
 
 
-def _markdown_lines(table: Table, rows: Sequence[tuple[str, TableRow, list[int]]]) -> list[str]:
+def _markdown_lines(table: Table, rows: Sequence[_Line]) -> list[str]:
     lines = [
         _row_line(["", *_headings(table)], _MARKDOWN),
         "|" + "|".join([":--", *("--:" for _ in table.columns)]) + "|",
@@ -217,6 +252,34 @@ def _markdown_lines(table: Table, rows: Sequence[tuple[str, TableRow, list[int]]
     for name, row, digits in rows:
         lines.append("| " + " | ".join([_escape(name, _MARKDOWN), *_markdown_cells(row, digits)]) + " |")
     return lines
+
+
+def _difference_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """Write differences as a table: a line for each pair of rows, a column for each figure."""
+    columns = dict.fromkeys((each.column, each.unit) for each in comparisons)
+    found: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for each in comparisons:
+        found.setdefault((each.row, each.against), {})[each.column, each.unit] = _difference(each)
+    headings = [f"{name} [{unit}]" if unit else name for name, unit in columns]
+    lines = [
+        "Differences on the same images, with 95 % intervals; **bold** where the interval leaves out zero.",
+        "",
+        _row_line(["", *headings], _MARKDOWN),
+        "|" + "|".join([":--", *("--:" for _ in columns)]) + "|",
+    ]
+    for (row, against), texts in found.items():
+        name = _escape(f"{row} \N{MINUS SIGN} {against}", _MARKDOWN)
+        lines.append(f"| {' | '.join([name, *(texts.get(column, '-') for column in columns)])} |")
+    return lines
+
+
+def _difference(comparison: Comparison) -> str:
+    ends = comparison.difference, comparison.low, comparison.high
+    if not all(map(math.isfinite, ends)):
+        return "-"
+    value, low, high = (f"{end:+.{comparison.digits}f}" for end in ends)
+    mark = "**" if comparison.sure else ""
+    return f"{mark}{value}{mark} ({low} to {high})"
 
 
 def _markdown_cells(row: TableRow, digits: Sequence[int]) -> list[str]:
@@ -236,7 +299,7 @@ def _latex_body(table: Table) -> list[str]:
         if _ends_group(table, row) and (row is not table.rows[-1] or table.published):
             lines.append("\\midrule")
     for name, row, digits in _paper_rows(table):
-        cells = [_latex_cell(cell, digits) for cell in row.cells]
+        cells = [_latex_cell(cell, places) for cell, places in zip(row.cells, digits, strict=True)]
         lines.append(" & ".join([f"\\emph{{{_escape(name, _LATEX)}}}", *cells]) + " \\\\")
     return lines
 
@@ -266,7 +329,8 @@ def _csv_row(table: Table, row: TableRow, source: str) -> dict[str, str]:
         "split": table.split,
         "images": str(table.count) if source == "ours" else "",
         "split_hash": table.key[2] if source == "ours" else "",
-        "recipe": table.key[3] if source == "ours" else "",
+        "recipe": recipe_text(table.recipe) if source == "ours" else "",
+        "recipe_hash": table.key[3] if source == "ours" else "",
         "row": row.name,
         "source": source,
         "seeds": " ".join(str(seed) for seed in row.seeds),
@@ -275,7 +339,8 @@ def _csv_row(table: Table, row: TableRow, source: str) -> dict[str, str]:
     line = {name: _csv_text(text) for name, text in line.items()}
     for column, cell in zip(table.columns, row.cells, strict=True):
         name = _csv_heading(column)
-        line |= {name: _csv_number(cell.value), f"{name} deviation": _csv_number(cell.deviation)}
+        spreads = {f"{name} deviation": cell.deviation, f"{name} over images": cell.spread}
+        line |= {key: _csv_number(value) for key, value in ({name: cell.value} | spreads).items()}
     return line
 
 

@@ -14,7 +14,8 @@ from emma_core.datasets import declared
 from emma_core.errors import EmmaError, ImageError
 from emma_core.images import encode_preview, read_image
 from emma_core.manifest import MANIFEST, Manifest, Row, file_sha256, read_manifest
-from emma_core.report.tables import dataset_order, plain, row_order
+from emma_core.report.parts import plain
+from emma_core.report.tables import dataset_order, row_order
 from emma_core.results import NAIVE_ROWS
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emma_core.datasets import declared
 from emma_core.report.paper import METHOD, PaperTable, fill_in, paper_tables
+from emma_core.report.parts import source_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emma_core.report.tables import Table
+    from emma_core.report.parts import Table
 
 _ADVICE = {"training": ("--seeds", "0,1,2")}  # one seed proves nothing
 
@@ -49,8 +49,14 @@ def needed_rows(paper: PaperTable, dataset: str, method: str = METHOD) -> tuple[
         dataset: as results name it; rendered samples have a name of their own.
         method: the row of fused images.
     """
-    spec = declared(dataset)
-    return paper.ours or ((spec.infrared_label, spec.visible_label, method) if spec else (method,))
+    return paper.ours or (*source_labels(dataset), method)
+
+
+def commands_text(paper: PaperTable, rows: Sequence[str]) -> str:
+    """Say how rows that are missing in a table are run: by its commands, as the rows that are there were."""
+    steps = [step for step in paper.steps if METHOD in rows or not step.startswith("fuse-dataset")]
+    commands = " and ".join(" ".join(["emma-tasks", *fill_in(step, "DIR", {})]) for step in steps)
+    return f"{', '.join(rows)}: not run; run with {commands}, and the options that the other rows were run with."
 
 
 def missing_tables(tables: Sequence[Table]) -> list[Missing]:
@@ -65,6 +71,6 @@ def _missing(paper: PaperTable, tables: Sequence[Table]) -> Missing | None:
     if not beside:
         return Missing(paper, ())
     needed = needed_rows(paper, paper.dataset)
-    lacking = [tuple(row for row in needed if row not in {each.name for each in table.rows}) for table in beside]
+    lacking = [tuple(row for row in needed if row not in {each.row for each in table.results}) for table in beside]
     fewest = min(lacking, key=len)
     return Missing(paper, fewest) if fewest else None

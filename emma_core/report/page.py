@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,10 +21,11 @@ from emma_core.errors import ResultError
 from emma_core.images import write_atomic
 from emma_core.report.albums import Album, collect_albums
 from emma_core.report.figure import forests_of, plot_of
-from emma_core.report.formats import sentences, side_notes, to_csv, to_latex, to_markdown
+from emma_core.report.formats import made_with, recipe_text, sentences, side_notes, to_csv, to_latex, to_markdown
 from emma_core.report.gallery import Gallery, collect_galleries
 from emma_core.report.missing import Missing, missing_tables
-from emma_core.report.tables import Table, arrow, cell_text, collect_tables, dataset_order, plain
+from emma_core.report.parts import Table, arrow, cell_text, plain, spread_text
+from emma_core.report.tables import collect_tables, dataset_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,19 +186,10 @@ def _environments(tables: Sequence[Table]) -> list[tuple[list[tuple[str, str]], 
     """List the distinct environments with the rows that were made in each."""
     found: dict[tuple[tuple[str, str], ...], dict[str, None]] = {}
     for table in tables:
-        for result in (result for row in table.rows for result in row.results):
+        for result in table.results:
             record = tuple((plain(str(key)), plain(str(value))) for key, value in result.environment.items())
             found.setdefault(record, {})[f"{table.title}: {table.dataset} {table.split}"] = None
     return [(list(record), list(used)) for record, used in found.items() if record]
-
-
-def _recipe(table: Table) -> str:
-    return ", ".join(plain(f"{key} {_short(str(value))}") for key, value in table.recipe.items())
-
-
-def _short(value: str) -> str:
-    """Shorten a SHA-256, which would push a page out of its frame; result.json has all of it."""
-    return value[:12] if re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def _seconds(seconds: float) -> str:
@@ -237,7 +228,9 @@ def _template() -> Template:
         "forests_of": forests_of,
         "sentences_of": sentences,
         "notes_of": side_notes,
-        "recipe_of": _recipe,
+        "recipe_of": recipe_text,
+        "made_with": made_with,
+        "spread_text": spread_text,
         "seconds": _seconds,
     }
     environment.globals.update(helpers)

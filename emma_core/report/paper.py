@@ -21,6 +21,10 @@ ABLATION = "ablation"
 """In place of a task: Table 2, which stands beside fused images of networks that lack a part."""
 
 
+PAPER_RECIPE = "paper"
+"""How every task calls the recipe that follows the paper."""
+
+
 @dataclass(frozen=True)
 class PaperTable:
     """One table of the paper, or the part of it that is about one data set.
@@ -32,6 +36,7 @@ class PaperTable:
         rows: figures by row, in the paper's order, one per column.
         notes: how its protocol differs.
         images: number of test images, where the paper says it.
+        split: what results call the split that follows the paper's, where a task knows several.
         ours: rows of ours that make the table complete; empty for the sources and EMMA.
         steps: arguments of ``emma-tasks`` that make our rows, to be completed by :func:`fill_in`.
         by_hand: likewise, where one has to choose or to wait for days, so that no command runs them all.
@@ -43,6 +48,7 @@ class PaperTable:
     rows: Mapping[str, tuple[float, ...]]
     notes: tuple[str, ...] = ()
     images: int | None = None
+    split: str = ""
     ours: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
@@ -61,6 +67,11 @@ class PaperTable:
     def number(self) -> str:
         """How the command line calls it: ``table3``."""
         return self.title.replace(" ", "").lower()
+
+    @property
+    def takes_method(self) -> bool:
+        """Whether its commands can be given another fusion method."""
+        return any("{method}" in step for step in self.steps)
 
     @property
     def digits(self) -> int:
@@ -112,7 +123,7 @@ def _table(key: str) -> PaperTable:
     entry = _content()["tables"][key]
     rows = {name: tuple(figures) for name, figures in entry["rows"].items()}
     texts = {name: tuple(entry.get(name, ())) for name in ("columns", "notes", "ours", "steps", "by_hand")}
-    return PaperTable(key, entry["title"], rows=rows, images=entry.get("images"), **texts)
+    return PaperTable(key, entry["title"], rows=rows, images=entry.get("images"), split=entry.get("split", ""), **texts)
 
 
 @cache

@@ -8,146 +8,24 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from emma_core.comparisons import COMPARISONS, Comparison, read_comparisons
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, declared
 from emma_core.errors import ResultError
-from emma_core.report.paper import ABLATION, PaperTable, paper_table
-from emma_core.results import Column, Result, find_results, read_result
+from emma_core.report.beside import published_beside
+from emma_core.report.missing import commands_text, needed_rows
+from emma_core.report.notes import fused_since, notes_of
+from emma_core.report.parts import Cell, Table, TableRow, plain, source_labels, unqualified
+from emma_core.results import find_results, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.table import Table as ConsoleTable
-
-Mark = Literal["", "best", "second"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of a table.
-
-    Attributes:
-        value: in the unit of its column; NaN where there is none.
-        deviation: sample standard deviation over seeds; NaN for fewer than two.
-        mark: whether it is the best or second best of our rows.
-    """
-
-    value: float
-    deviation: float = math.nan
-    mark: Mark = ""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One kind of input, or one method of the paper.
-
-    Attributes:
-        name: e.g. ``IR``, ``EMMA``.
-        cells: one per column of the table.
-        results: what it was read from, one per seed; empty for a row of the paper.
-        files: their ``result.json``, relative to the folder of runs, in the same order.
-    """
-
-    name: str
-    cells: tuple[Cell, ...]
-    results: tuple[Result, ...] = ()
-    files: tuple[str, ...] = ()
-
-    @property
-    def baseline(self) -> bool:
-        """Whether this is an input without fusion, or a naive rule."""
-        return any(result.baseline for result in self.results)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the training runs behind it, ascending."""
-        return tuple(result.seed for result in self.results if result.seed is not None)
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the paper prints for this task and data set.
-
-    Attributes:
-        paper: the table it comes from.
-        rows: in the paper's order, arranged in our columns; columns that it lacks hold NaN.
-        notes: how its protocol differs from ours.
-    """
-
-    paper: PaperTable
-    rows: tuple[TableRow, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that may be compared: one task, one set of images, one recipe.
-
-    Attributes:
-        key: :attr:`Result.table_key` of every row.
-        title: e.g. ``Fusion quality``.
-        dataset: name of the data set.
-        split: label of the part.
-        count: number of images.
-        columns: what is measured.
-        rows: ours; baselines first.
-        published: the paper's rows, where it has some for this part of the data set.
-        notes: sentences a reader needs beside the figures.
-        comparisons: differences between its rows with their intervals, as the task wrote them.
-    """
-
-    key: tuple[str, str, str, str]
-    title: str
-    dataset: str
-    split: str
-    count: int
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
-    published: tuple[Published, ...] = ()
-    notes: tuple[str, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
-
-    @property
-    def task(self) -> str:
-        """The command that made it."""
-        return self.key[0]
-
-    @property
-    def heading(self) -> str:
-        """Title, data set, split and count in one line."""
-        return f"{self.title}: {self.dataset} {self.split}, {self.count} image{'' if self.count == 1 else 's'}"
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Every ``result.json`` it was read from, relative to the folder of runs."""
-        return tuple(file for row in self.rows for file in row.files)
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What all rows were made with."""
-        return self.rows[0].results[0].recipe
-
-    def to_markdown(self) -> str:
-        """Render it for GitHub and other Markdown readers."""
-        from emma_core.report.formats import to_markdown
-
-        return to_markdown(self)
-
-    def to_latex(self) -> str:
-        """Render it for LaTeX with the package booktabs."""
-        from emma_core.report.formats import to_latex
-
-        return to_latex(self)
-
-    def to_console(self) -> ConsoleTable:
-        """Render it for ``rich.console.Console.print``."""
-        from emma_core.report.formats import to_console
-
-        return to_console(self)
+    from emma_core.report.parts import Mark
+    from emma_core.results import Column, Result
 
 
 def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
@@ -174,8 +52,7 @@ def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
             warnings.append(plain(f"{path}: left out, {twin[1]} is the same row of the same table"))
     tables = [table_of(*zip(*group.values(), strict=True)) for group in groups.values()]
     said, lost = _read_comparisons(runs)
-    tables = [replace(table, comparisons=_about(table, said)) for table in sorted(tables, key=_table_order)]
-    return tables, warnings + lost
+    return [_completed(table, runs, said) for table in sorted(tables, key=_table_order)], warnings + lost
 
 
 def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
@@ -205,37 +82,17 @@ def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
         count=max(result.count for result in results),
         columns=tuple(replace(column, name=plain(column.name)) for column in first.columns),
         rows=_marked(rows, first.columns),
-        published=_published(first, rows),
-        notes=_notes(rows),
+        published=published_beside(results),
+        notes=notes_of(rows),
     )
 
 
 def row_order(name: str, dataset: str = "", *, baseline: bool = False) -> tuple[bool, int, bool, str]:
     """Sorting key of rows: IR, VI, mean, max, then other methods by name, EMMA last."""
-    spec = declared(dataset)
-    labels = (spec.infrared_label, spec.visible_label) if spec else ("IR", "VI")
+    labels = source_labels(dataset)
     ranks = {"IR": 0, "VI": 1, "other": 0, "MRI": 1, labels[0]: 0, labels[1]: 1, "mean": 2, "max": 3}
-    rank = ranks.get(name, 4) if baseline else 4
+    rank = ranks.get(unqualified(name), 4) if baseline else 4
     return not baseline, rank, name.upper().startswith("EMMA"), name.lower()
-
-
-def plain(text: str) -> str:
-    """Return text as one line of printable characters: names of files and data sets are anybody's."""
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-
-
-def arrow(column: Column) -> str:
-    """Return the sign of the better direction."""
-    return "↑" if column.higher_is_better else "↓"
-
-
-def cell_text(cell: Cell, digits: int) -> str:
-    """Return a figure as tables print it: ``6.57``, ``6.57 ± 0.02`` over seeds, ``-`` where there is none."""
-    if not math.isfinite(cell.value):
-        return "-"
-    spread = f" ± {cell.deviation:.{digits}f}" if math.isfinite(cell.deviation) else ""
-    return f"{cell.value:.{digits}f}{spread}"
 
 
 def _rows(results: Sequence[Result], paths: Sequence[str]) -> list[TableRow]:
@@ -243,21 +100,25 @@ def _rows(results: Sequence[Result], paths: Sequence[str]) -> list[TableRow]:
     for result, path in zip(results, paths, strict=True):
         groups.setdefault(result.row, []).append((result, path))
     rows = [_row(members) for members in groups.values()]
-    return sorted(rows, key=lambda row: row_order(row.name, results[0].dataset, baseline=row.baseline))
+    return sorted(rows, key=lambda row: _order(row, results[0].dataset))
 
 
 def _row(members: list[tuple[Result, str]]) -> TableRow:
     ordered = sorted(members, key=lambda member: -1 if member[0].seed is None else member[0].seed)
     results = tuple(result for result, _ in ordered)
-    cells = [_cell([result.values[column.name] for result in results]) for column in results[0].columns]
+    cells = [_cell(results, column.name) for column in results[0].columns]
     traced = tuple(path for _, path in ordered if path)
-    return TableRow(plain(results[0].row), tuple(cells), results, traced)
+    baseline = any(result.baseline for result in results)
+    return TableRow(plain(results[0].row), tuple(cells), results, traced, baseline)
 
 
-def _cell(values: list[float]) -> Cell:
+def _cell(results: Sequence[Result], name: str) -> Cell:
+    values = [result.values[name] for result in results]
     if not all(math.isfinite(value) for value in values):
         return Cell(math.nan)  # a mean over the seeds that happened to have a figure would flatter
-    return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+    if len(values) > 1:
+        return Cell(statistics.fmean(values), statistics.stdev(values))
+    return Cell(values[0], spread=results[0].deviation.get(name, math.nan))
 
 
 def _marked(rows: Sequence[TableRow], columns: Sequence[Column]) -> tuple[TableRow, ...]:
@@ -284,60 +145,33 @@ def _marks(values: Sequence[float], column: Column) -> list[Mark]:
     return ["" if value is None else signs.get(value, "") for value in printed]
 
 
-def _notes(rows: Sequence[TableRow]) -> tuple[str, ...]:
-    """Gather the notes of the results, and say what a reader would otherwise take for granted."""
-    results = [result for row in rows for result in row.results]
-    notes = [plain(note) for result in results for note in result.notes]
-    most = max(result.count for result in results)
-    for count in sorted({len(row.results) for row in rows} - {1}):
-        names = ", ".join(row.name for row in rows if len(row.results) == count)
-        notes.append(f"{names}: mean and standard deviation over {count} seeds.")
-    for row in rows:
-        if any(result.source != row.results[0].source for result in row.results):
-            notes.append(f"{row.name}: its seeds were not run on the same input images.")
-        notes += [f"{row.name}: over {result.count} images." for result in row.results if result.count != most]
-    return tuple(dict.fromkeys(notes))
-
-
-def comparable(result: Result) -> bool:
-    """Tell whether the paper's figures may stand beside a part of a data set.
-
-    They are over test images of every kind: not beside any training image, nor one modality alone; and over labels
-    that people drew.
-    """
-    spec = declared(result.dataset)
-    declared_parts = {part.name for part in spec.splits} if spec else set()
-    if "pseudo" in f"{result.title} {result.recipe}".lower():
-        return False
-    return set(result.parts) == (declared_parts & {"test"} or declared_parts)
-
-
-def _published(result: Result, rows: Sequence[TableRow]) -> tuple[Published, ...]:
-    """Return the paper's rows for a task and data set, arranged in our columns."""
-    if not comparable(result):
-        return ()
-    names = [column.name for column in result.columns]
-    tasks = [result.task, *[ABLATION] * any(row.name.startswith(f"{ABLATION}-") for row in rows)]
-    papers = [paper for task in tasks if (paper := paper_table(task, result.dataset))]
-    return tuple(
-        Published(paper, _arranged(paper, names), (*paper.notes, *_other_count(paper, result.count)))
-        for paper in papers
-        if set(names) & set(paper.columns)
+def _completed(table: Table, runs: Path, said: Sequence[tuple[str, Comparison]]) -> Table:
+    """Add what is known of a table only among all runs: differences, fresher images, rows that were not run."""
+    lacking, advice = _not_run(table)
+    return replace(
+        table,
+        rows=tuple(sorted((*table.rows, *lacking), key=lambda row: _order(row, table.dataset))),
+        notes=(*table.notes, *fused_since(table.rows, runs), *advice),
+        comparisons=_about(table, said),
     )
 
 
-def _arranged(paper: PaperTable, names: Sequence[str]) -> tuple[TableRow, ...]:
-    rows = []
-    for row, figures in paper.rows.items():
-        known = dict(zip(paper.columns, figures, strict=True))
-        rows.append(TableRow(row, tuple(Cell(known.get(name, math.nan)) for name in names)))
-    return tuple(rows)
+def _not_run(table: Table) -> tuple[list[TableRow], list[str]]:
+    """Make a row without figures for each that the paper's table needs, and say what runs them."""
+    papers = [published.paper for published in table.published if published.paper.steps]
+    there = {row.name for row in table.rows}
+    sources = source_labels(table.dataset)
+    empty = (Cell(math.nan),) * len(table.columns)
+    rows, advice = [], []
+    for paper in papers:
+        names = [name for name in needed_rows(paper, table.dataset) if name not in there]
+        rows += [TableRow(name, empty, baseline=name in sources) for name in names]
+        advice += [commands_text(paper, names)] if names else []
+    return rows, advice
 
 
-def _other_count(paper: PaperTable, count: int) -> tuple[str, ...]:
-    if paper.images is None or paper.images == count:
-        return ()
-    return (f"Not the same images: ours are {count}, the paper's {paper.images}.",)
+def _order(row: TableRow, dataset: str) -> tuple[bool, int, bool, str]:
+    return row_order(row.name, dataset, baseline=row.baseline)
 
 
 def _read_comparisons(runs: Path) -> tuple[list[tuple[str, Comparison]], list[str]]:
