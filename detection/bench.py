@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from detection.annotations import CONDITIONS, read_annotations
-from detection.scoring import OPERATING_NOTE, group_by_condition, read_conditions
-from emma_core.datasets import SAMPLE_SUFFIX, Pair, PairSet
+from detection.scoring import MEAN, OPERATING_NOTE, group_by_condition, read_conditions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from detection.annotations import Annotations
     from detection.splits import DetectionSplit
+    from emma_core.datasets import Pair, PairSet
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,26 @@ class Bench:
     @property
     def conditions(self) -> dict[str, NDArray[np.int64]]:
         """Numbers of the test pairs by light, where it is known."""
-        by_suffix = self.pairs.dataset.removesuffix(SAMPLE_SUFFIX) == "MSRS"
-        return group_by_condition([pair.key for pair in self.test.pairs], self.listed, by_suffix=by_suffix)
+        keys = [pair.key for pair in self.test.pairs]
+        return group_by_condition(keys, self.listed, self.pairs.spec.conditions)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table should know."""
         left_out = len(self.annotations.unlabelled)
         unlabelled = (f"{left_out} pairs without a label file are left out.",) if left_out else ()
-        return (OPERATING_NOTE, *self.split.notes, *unlabelled)
+        return (OPERATING_NOTE, *self.split.notes, *unlabelled, *self._absent())
+
+    def _absent(self) -> list[str]:
+        """Name the classes that only some light shows: means by light are then over other classes."""
+        keys = [pair.key for pair in self.test.pairs]
+        there = [name for name, count in self.annotations.counts(keys).items() if count]
+        notes = []
+        for condition, chosen in self.conditions.items():
+            counts = self.annotations.counts(keys[number] for number in chosen)
+            if lacking := [name for name in there if not counts[name]]:
+                notes.append(f"{MEAN} {condition} is over fewer classes: no {', '.join(lacking)} in these images.")
+        return notes
 
     def only(self, keys: Sequence[str]) -> PairSet:
         """Return some of the pairs."""

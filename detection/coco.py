@@ -92,7 +92,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
             {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": row["score"]}
             for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(f"{path}: no COCO results ({type(error).__name__}); remove it and run again") from None
 
 
@@ -122,7 +122,7 @@ def evaluate(truth: Path, predictions: Path) -> Evaluation:
             judge.params.areaRng, judge.params.areaRngLbl, judge.params.maxDets = [[0, 1e10]], ["all"], [MOST]
             judge.evaluate()
             judge.accumulate()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(f"{truth}: cannot be evaluated ({type(error).__name__}: {error})") from None
     precision = np.where(judge.eval["precision"] < 0, np.nan, judge.eval["precision"])[..., 0, 0]  # IoU, recall, class
     images = len(content["images"])

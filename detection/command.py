@@ -5,8 +5,9 @@ Imports stand inside the functions, as in :mod:`emma_core.commands`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +20,6 @@ from emma_core.options import (
     InfraredRow,
     Root,
     Runs,
-    Seeds,
     VisibleRow,
     configured,
     find_dataset,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from detection.bench import Bench
     from detection.recipes import DetectorRecipe
-    from detection.run import Outcome
     from detection.splits import DetectionSplit
+    from detection.table import Outcome
     from emma_core.datasets import Pair, PairSet
     from emma_core.rows import InputRow
 
@@ -52,12 +52,15 @@ TrainList = Annotated[Path | None, typer.Option(help="Ids to train on; else all 
 ValList = Annotated[Path | None, typer.Option(help="Ids to choose the epoch by; else one in ten is held out.")]
 Labels = Annotated[Path | None, typer.Option(help="Folder of boxes, or a COCO file, if not in the usual places.")]
 Conditions = Annotated[Path | None, typer.Option(help="JSON object of day, night, ... by id, for figures of each.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="paper, quick or demo.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="paper (the default), quick or demo.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file whose values replace the recipe's.")]
 Model = Annotated[str | None, typer.Option(help="Any YOLO of ultralytics, or a YAML file, instead of the recipe's.")]
 Pretrained = Annotated[Path | None, typer.Option(help="Weights to begin with, e.g. a COCO state dict of yolov5n.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")]
 Size = Annotated[int | None, typer.Option(min=32, help="Longer side of the images in pixels, a multiple of 32.")]
+Seeds = Annotated[
+    str | None, typer.Option(help="Seeds, separated by commas, 0 by default; tables print mean and deviation.")
+]
 EvaluateOnly = Annotated[Path | None, typer.Option(help="Train nothing: score this detector on all rows.")]
 
 
@@ -75,13 +78,13 @@ def detect(
     val_list: ValList = None,
     labels: Labels = None,
     conditions: Conditions = None,
-    recipe: RecipeName = "paper",
+    recipe: RecipeName = None,
     config: Config = None,
     model: Model = None,
     pretrained: Pretrained = None,
     epochs: Epochs = None,
     size: Size = None,
-    seeds: Seeds = "0",
+    seeds: Seeds = None,
     evaluate_only: EvaluateOnly = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
@@ -93,22 +96,16 @@ def detect(
 
     Example: emma-tasks detect M3FD --root ~/data/M3FD --seeds 0,1,2
     """
-    from detection.offline import keep_to
-
-    keep_to(runs)
-    chosen = _recipe(recipe, config, model=model, epochs=epochs, size=size)
+    training = _TrainingOptions(recipe, config, model, pretrained, epochs, seeds)
+    job = _evaluation(evaluate_only, training, size, device) if evaluate_only else _training(training, size, device)
     pairs = find_dataset(name, root)
     choose = _splitter(pairs, split, split_file, (train_list, test_list, val_list))
-    bench = _open(pairs, choose, labels, conditions, evaluate_only)
+    bench = _open(pairs, choose, labels, conditions, job)
     rows = _rows(bench, runs, (infrared, visible, fused), fused_dir, evaluate_only)
     if dry_run:
-        _foretell(bench, rows, chosen, numbers("--seeds", seeds), evaluate_only)
+        typer.echo(job.foretell(bench, rows))
         return
-    if evaluate_only:
-        outcome = _evaluate(bench, rows, evaluate_only, runs, size, device)
-    else:
-        outcome = _train(bench, rows, (recipe, chosen), seeds, pretrained, runs, device)
-    _print(outcome)
+    _print(job.run(bench, rows, runs))
     finish(pairs.faults)
 
 
@@ -117,10 +114,114 @@ def demo(data: Path, runs: Path) -> None:
     detect("M3FD", data / "M3FD", split="thirds", recipe="demo", pretrained=DEMO_START, runs=runs)
 
 
-def _recipe(name: str, config: Path | None, **options: Any) -> DetectorRecipe:  # noqa: ANN401 - fields of a recipe
+@dataclass(frozen=True)
+class _TrainingOptions:
+    """What is about training, as it is given on the command line; None where it is not."""
+
+    recipe: str | None
+    config: Path | None
+    model: str | None
+    pretrained: Path | None
+    epochs: int | None
+    seeds: str | None
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A detector is trained for every row and seed."""
+
+    name: str
+    recipe: DetectorRecipe
+    seeds: tuple[int, ...]
+    pretrained: Path | None
+    device: str
+
+    def label(self, split: str) -> str:
+        """Name the folder of the rows."""
+        return split
+
+    def foretell(self, bench: Bench, rows: Sequence[InputRow]) -> str:
+        """Say what would be done."""
+        names, seeds, recipe = ", ".join(row.name for row in rows), ", ".join(map(str, self.seeds)), self.recipe
+        return (
+            f"Would train {recipe.model} for {recipe.epochs} epochs at {recipe.size} pixels on "
+            f"{len(bench.split.train)} images, for each row ({names}) and seed ({seeds})"
+        )
+
+    def run(self, bench: Bench, rows: Sequence[InputRow], runs: Path) -> Outcome:
+        """Train what is missing, and score all."""
+        _prepare(runs)
+        from detection.run import TrainingSetup, train_rows
+        from detection.weights import read_weights
+        from detection.yolo import build_network, matching_tensors
+        from emma_core.runtime import resolve_device
+
+        start = read_weights(self.pretrained) if self.pretrained else None
+        setup = TrainingSetup(self.name, self.recipe, self.seeds, start, resolve_device(self.device))
+        network = build_network(setup.recipe, len(bench.classes), 0)
+        said = matching_tensors(network, start)[1] if start else "No --pretrained weights: detectors start from scratch"
+        typer.echo(said, err=True)
+        return train_rows(bench, rows, setup, runs)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One detector is scored on all rows."""
+
+    weights: Path
+    size: int | None
+    device: str
+
+    def label(self, split: str) -> str:
+        """Name the folder of the rows: each detector and size has its own."""
+        from emma_core.manifest import file_sha256
+
+        size = f"-{self.size}px" if self.size else ""
+        return f"{split}-{self.weights.stem}-{(file_sha256(self.weights) or '')[:6]}{size}"
+
+    def foretell(self, bench: Bench, rows: Sequence[InputRow]) -> str:
+        """Say what would be done."""
+        names = ", ".join(row.name for row in rows)
+        return f"Would score {self.weights} on {len(bench.split.test)} images of each row: {names}"
+
+    def run(self, bench: Bench, rows: Sequence[InputRow], runs: Path) -> Outcome:
+        """Score the detector."""
+        _prepare(runs)
+        from detection.run import evaluate_rows
+        from detection.weights import read_weights
+        from emma_core.runtime import resolve_device
+
+        weights, device = read_weights(self.weights), resolve_device(self.device)
+        return evaluate_rows(bench, rows, weights, runs, size=self.size, device=device)
+
+
+def _evaluation(weights: Path, training: _TrainingOptions, size: int | None, device: str) -> _Evaluation:
+    """Refuse options that would do nothing."""
+    for option, value in vars(training).items():
+        if value is not None:
+            raise UsageError(f"--{option} is about training, and --evaluate-only trains nothing; give one of the two")
+    if size is not None and size % 32:
+        raise UsageError(f"--size {size}: expected a multiple of 32 pixels")
+    return _Evaluation(weights, size, device)
+
+
+def _training(options: _TrainingOptions, size: int | None, device: str) -> _Training:
+    """Choose how to train; a recipe whose values were changed does not keep its plain name."""
     from detection.recipes import changed, detector_recipe
 
-    return changed(configured(detector_recipe(name), config, changed), {}, **options)
+    name = (options.recipe or "paper").lower()
+    named = detector_recipe(name)
+    recipe = configured(named, options.config, changed)
+    recipe = changed(recipe, {}, model=options.model, epochs=options.epochs, size=size)
+    title = name if recipe == named else f"{name}, changed"
+    return _Training(title, recipe, numbers("--seeds", options.seeds or "0"), options.pretrained, device)
+
+
+def _prepare(runs: Path) -> None:
+    """Tame ultralytics, before anything imports it."""
+    from detection.offline import keep_to
+
+    keep_to(runs)
 
 
 def _splitter(
@@ -155,21 +256,15 @@ def _open(
     choose: Callable[[Sequence[Pair]], DetectionSplit],
     labels: Path | None,
     conditions: Path | None,
-    evaluate_only: Path | None,
+    job: _Training | _Evaluation,
 ) -> Bench:
     """Read and part the data; what one frozen detector is scored on has a folder of its own."""
-    from dataclasses import replace
-
     from detection.bench import describe, open_bench
-    from emma_core.manifest import file_sha256
 
     bench = open_bench(pairs, choose, labels=labels, conditions=conditions)
     for line in describe(bench):
         typer.echo(line, err=True)
-    if evaluate_only is None:
-        return bench
-    detector = f"{evaluate_only.stem}-{(file_sha256(evaluate_only) or '')[:6]}"
-    return replace(bench, pairs=replace(bench.pairs, label=f"{bench.split.label}-{detector}"))
+    return replace(bench, pairs=replace(bench.pairs, label=job.label(bench.split.label)))
 
 
 def _rows(
@@ -187,62 +282,19 @@ def _rows(
     return chosen_rows(pairs, runs, infrared=infrared, visible=visible, fused=fused, folders=named)
 
 
-def _foretell(
-    bench: Bench,
-    rows: Sequence[InputRow],
-    recipe: DetectorRecipe,
-    seeds: tuple[int, ...],
-    evaluate_only: Path | None,
-) -> None:
-    names = ", ".join(row.name for row in rows)
-    if evaluate_only:
-        typer.echo(f"Would score {evaluate_only} on {len(bench.split.test)} images of each row: {names}")
-        return
-    typer.echo(
-        f"Would train {recipe.model} for {recipe.epochs} epochs at {recipe.size} pixels on "
-        f"{len(bench.split.train)} images, for each row ({names}) and seed ({', '.join(map(str, seeds))})"
-    )
-
-
-def _evaluate(
-    bench: Bench, rows: Sequence[InputRow], weights: Path, runs: Path, size: int | None, device: str
-) -> Outcome:
-    from detection.run import evaluate_rows
-    from detection.weights import read_weights
-    from emma_core.runtime import resolve_device
-
-    return evaluate_rows(bench, rows, read_weights(weights), runs, size=size, device=resolve_device(device))
-
-
-def _train(
-    bench: Bench,
-    rows: Sequence[InputRow],
-    recipe: tuple[str, DetectorRecipe],
-    seeds: str,
-    pretrained: Path | None,
-    runs: Path,
-    device: str,
-) -> Outcome:
-    from detection.run import TrainingSetup, train_rows
-    from detection.weights import read_weights
-    from detection.yolo import build_network, matching_tensors
-    from emma_core.runtime import resolve_device
-
-    start = read_weights(pretrained) if pretrained else None
-    setup = TrainingSetup(*recipe, numbers("--seeds", seeds), start, resolve_device(device))
-    network = build_network(setup.recipe, len(bench.classes), 0)
-    said = matching_tensors(network, start)[1] if start else "No --pretrained weights: detectors start from scratch"
-    typer.echo(said, err=True)
-    return train_rows(bench, rows, setup, runs)
-
-
 def _print(outcome: Outcome) -> None:
-    """Print the table, what can be said of it, and where everything is."""
+    """Print the table, what can be said of it, and where everything is.
+
+    Against naive rules only the mean over classes is printed; the rest is in the files.
+    """
     from rich.console import Console
 
+    from detection.scoring import MEAN
     from emma_core.report.tables import table_of
+    from emma_core.results import NAIVE_ROWS
 
     Console().print(table_of(outcome.results).to_console())
     for comparison in outcome.comparisons:
-        typer.echo(comparison.sentence())
+        if comparison.column == MEAN or comparison.against not in NAIVE_ROWS:
+            typer.echo(comparison.sentence())
     typer.echo(f"Written: {outcome.folder}. A page of all results: emma-tasks report")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Box = tuple[float, float, float, float]
 
 _LINE = "line of the file"
+_LONGEST = 1_000_000  # pixels of a side
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -86,7 +87,10 @@ def read_voc(path: Path, classes: tuple[str, ...]) -> LabelFile:
     if size is None:
         return LabelFile(objects)
     width, height = (_number(path, size, name) for name in ("width", "height"))
-    return LabelFile(objects, (round(width), round(height)) if width > 0 and height > 0 else None)
+    try:
+        return LabelFile(objects, _size(round(width), round(height)) if width > 0 and height > 0 else None)
+    except ValueError as error:
+        raise DataError(f"{path}:{size.get(_LINE)}: {error}") from None
 
 
 def read_yolo(path: Path, names: Sequence[str], classes: tuple[str, ...]) -> LabelFile:
@@ -122,7 +126,7 @@ def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:
     """
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise DataError(f"{path}:{line}: broken JSON ({error})") from None
     try:
@@ -130,14 +134,14 @@ def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:
         numbers = {key: _class(str(path), name, classes) for key, name in known.items()}
         found: dict[Any, list[LabelledObject]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            left, top, width, height = map(float, annotation["bbox"])
+            left, top, width, height = map(_finite, annotation["bbox"])
             box = (left, top, left + width, top + height)
             found[annotation["image_id"]].append(LabelledObject(numbers[annotation["category_id"]], box))
         return {
-            Path(image["file_name"]).stem: LabelFile(tuple(found[image["id"]]), (image["width"], image["height"]))
+            Path(image["file_name"]).stem: LabelFile(tuple(found[image["id"]]), _size(image["width"], image["height"]))
             for image in content["images"]
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({type(error).__name__}: {error})") from None
 
 
@@ -168,6 +172,19 @@ def _voc_object(path: Path, element: Element, classes: tuple[str, ...]) -> Label
     left, top, right, bottom = (_number(path, corners, corner) for corner in _CORNERS)
     number = _class(f"{path}:{name.get(_LINE)}", name.text or "", classes)
     return LabelledObject(number, (left, top, right, bottom))
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _size(width: int, height: int) -> tuple[int, int]:
+    """Return the size of an image, if one can have it."""
+    if not all(type(side) is int and 1 <= side <= _LONGEST for side in (width, height)):
+        raise ValueError(f"a size of {str(width)[:20]} x {str(height)[:20]}, which no image has")
+    return width, height
 
 
 def _number(path: Path, parent: Element, name: str) -> float:

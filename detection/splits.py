@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.duplicates import hash_pairs, near_duplicates, scenes
-from emma_core.datasets import Pair, read_split_file, split_hash
+from emma_core.datasets import Pair, read_split_file, refuse_ambiguous, split_hash
 from emma_core.errors import DataError, UsageError
 from emma_core.images import write_atomic
 
@@ -195,7 +195,7 @@ def read_split(path: Path, pairs: Sequence[Pair]) -> DetectionSplit:
         notes = tuple(map(str, content.get("notes", ())))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a split.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: no split ({error}); expected JSON with lists of ids: train, val, test") from None
     keys = {part: _keys(_listed(pairs, lists[part], path)) for part in PARTS}
     split = DetectionSplit("", **keys, notes=notes)
@@ -229,6 +229,7 @@ def _held_out(pairs: Sequence[Pair]) -> tuple[Sequence[Pair], Sequence[Pair]]:
 
 
 def _listed(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> list[Pair]:
+    refuse_ambiguous(names, pairs, path)
     known = {name: pair for pair in pairs for name in (pair.id, pair.key)}
     lost = [name for name in names if name not in known]
     if lost:

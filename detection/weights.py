@@ -5,7 +5,6 @@ Nothing in a file is executed, whatever it is.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from emma_core.checkpoint import unpickle_plain
 from emma_core.errors import CheckpointError
 from emma_core.images import write_atomic
 from emma_core.manifest import sha256
+from emma_core.sealed import is_whole, metadata, seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,8 +66,7 @@ class WeightsFile:
 def save_detector(path: Path, tensors: Mapping[str, torch.Tensor], info: DetectorInfo) -> None:
     """Write a detector as safetensors, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {_METADATA: json.dumps({"format": FORMAT, **asdict(info)}, sort_keys=True)}
-    write_atomic(path, safetensors.torch.save(plain, metadata))
+    write_atomic(path, seal(_METADATA, {"format": FORMAT, **asdict(info)}, plain))
 
 
 def read_weights(path: Path) -> WeightsFile:
@@ -86,7 +85,7 @@ def read_weights(path: Path) -> WeightsFile:
         return _read_safetensors(path, data)
     content = unpickle_plain(path, data)
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.values())):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")
     floats = {str(name): value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     beside: dict[str, Any] = content if isinstance(content, dict) and "state_dict" in content else {}
@@ -95,15 +94,19 @@ def read_weights(path: Path) -> WeightsFile:
     return WeightsFile(path, sha256(data), floats, names=listed, architecture=beside.get("yaml"))
 
 
+def _is_plain(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+
+
 def _read_safetensors(path: Path, data: bytes) -> WeightsFile:
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        tensors = safetensors.torch.load(data)
-        text = header.get("__metadata__", {}).get(_METADATA)
-        content = json.loads(text) if text else None
-        info = content and DetectorInfo(tuple(content["classes"]), content["architecture"], content["size"])
+        tensors, content = safetensors.torch.load(data), metadata(_METADATA, data)
+        found, whole = (content["format"], is_whole(content, data, old=True)) if content else (FORMAT, True)
+        info = DetectorInfo(tuple(content["classes"]), content["architecture"], content["size"]) if content else None
     except Exception as error:  # whatever a damaged file provokes in two parsers
         raise CheckpointError(f"{path}: damaged weights ({type(error).__name__}); copy or train them again") from None
-    if content and content["format"] != FORMAT:
-        raise CheckpointError(f"{path}: weights of format {content['format']!r}, this version reads {FORMAT}")
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: weights of format {found!r}, this version reads {FORMAT}")
+    if not whole:
+        raise CheckpointError(f"{path}: damaged weights (checksum differs); copy or train them again")
     return WeightsFile(path, sha256(data), tensors, info)

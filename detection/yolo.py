@@ -29,7 +29,7 @@ from ultralytics.utils.ops import scale_boxes
 
 from detection.anchors import AnchorHead
 from detection.interface import Detections
-from detection.weights import DetectorInfo, save_detector
+from detection.weights import DetectorInfo, read_weights, save_detector
 from emma_core.chance import seeded
 from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
 from emma_core.images import to_8bit
@@ -220,6 +220,11 @@ def train_detector(task: TrainingTask) -> None:
             trainer.train()
         except FileNotFoundError as error:
             raise DataError(f"{task.title}: {' '.join(str(error).split())}") from None
+        except OSError as error:
+            raise EmmaError(
+                f"{error.filename or task.folder}: cannot be written ({error.strerror}); what is done is kept, the "
+                "same command continues"
+            ) from None
         except RuntimeError as error:
             raise EmmaError(f"{task.title}: training stopped ({' '.join(str(error).split())[:200]})") from None
 
@@ -231,6 +236,7 @@ class _Images(YOLODataset):  # type: ignore[misc]
         return [str(image.file) for image in img_path]
 
     def get_labels(self) -> list[dict[str, Any]]:
+        self._sizes = {str(image.file): (image.truth.height, image.truth.width) for image in self.img_path}
         return [_label(image) for image in self.img_path]
 
     def cache_images(self) -> None:
@@ -239,7 +245,11 @@ class _Images(YOLODataset):  # type: ignore[misc]
 
     def load_image(self, i: int, **options: Any) -> Any:  # noqa: ANN401 - as its base class
         self.npy_files[i] = self.npy_files[i].with_suffix(".none")  # a .npy beside an image would be read instead
-        return super().load_image(i, **options)
+        loaded = super().load_image(i, **options)
+        (height, width), labelled = loaded[1], self._sizes[self.im_files[i]]
+        if (height, width) != labelled:
+            raise DataError(f"{self.im_files[i]} is {width} x {height}, its boxes are of {labelled[1]} x {labelled[0]}")
+        return loaded
 
 
 def _label(image: LabelledImage) -> dict[str, Any]:
@@ -267,6 +277,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
     def __init__(self, task: TrainingTask, log: TrainingLog, resume: Path | None) -> None:
         self._task, self._log = task, log
+        self._best = read_weights(task.folder / WEIGHTS).tensors if resume else {}
         self._saved = -math.inf
         super().__init__(overrides=_arguments(task) | ({"resume": str(resume)} if resume else {}))
         self.add_callback("on_fit_epoch_end", lambda _: self._note())

@@ -8,6 +8,7 @@ spells them differently. Nothing here opens an image or needs torch.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ class DatasetSpec:
         source: where to get it.
         citation: the paper that introduced it.
         sample: whether ``sample-data`` renders a stand-in.
+        conditions: light that ids tell by their end: its name, and that end.
     """
 
     name: str
@@ -69,6 +71,7 @@ class DatasetSpec:
     infrared_label: str = "IR"
     visible_label: str = "VI"
     sample: bool = False
+    conditions: tuple[tuple[str, str], ...] = ()
 
 
 _ANY_PAIR = (("Ir", "Vis"), ("ir", "vi"), ("infrared", "visible"))
@@ -87,6 +90,7 @@ DATASETS: dict[str, DatasetSpec] = {
             source="https://github.com/Linfeng-Tang/MSRS",
             citation="Tang et al., PIAFusion, Information Fusion 83-84, 2022",
             sample=True,
+            conditions=(("day", "D"), ("night", "N")),
         ),
         DatasetSpec(
             "M3FD",
@@ -233,8 +237,8 @@ def join_key(split: str, identifier: str) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a name can stand in a path and in a text file: no folder in it, nothing that leads out."""
-    if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+    """Tell whether a name can stand in a path and in a line of text: no folder, no control character, no way out."""
+    if name in {"", ".", ".."} or set(name) & set("/\\") or any(unicodedata.category(sign) == "Cc" for sign in name):
         return False
     return name.encode("utf-8", "replace").decode() == name  # names that are no text come with surrogates
 
@@ -413,22 +417,28 @@ def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:
-    """Group the image files of a folder by stem; stems that differ in case alone would collide on some disks."""
+    """Group the image files of a folder by stem; stems that are one name on some disks would collide there."""
     groups: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-            groups.setdefault(entry.stem.lower(), []).append(entry)
+            groups.setdefault(_on_any_disk(entry.stem), []).append(entry)
     return groups
+
+
+def _on_any_disk(name: str) -> str:
+    """Spell a name as a disk compares it that knows neither case nor the two forms of accents in Unicode."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path, Path]) -> str | None:
     for files, folder in zip(sides, folders, strict=True):
         if not files:
             return f"its mate is missing in {folder}"
+    for files, folder in zip(sides, folders, strict=True):
         if len(files) > 1:
             return f"two files with one stem in {folder}: {', '.join(file.name for file in files)}"
         if not is_plain_name(files[0].stem):
-            return f"its name in {folder} cannot be used; expected text without slash or backslash"
+            return f"its name in {folder} cannot be used; expected text without slash, backslash or control characters"
         if not files[0].is_file():
             return f"not a file: {files[0]}"
     return None
@@ -439,7 +449,7 @@ def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
     listed = read_split_file(split_file)
     items: list[Pair | Fault] = [*everything.pairs, *everything.faults]
     known = {name for item in items for name in (item.id, item.key)}
-    _refuse_ambiguous(listed, everything.pairs, split_file)
+    refuse_ambiguous(listed, everything.pairs, split_file)
     lost = [name for name in listed if name not in known]
     if lost:
         raise DataError(
@@ -456,7 +466,12 @@ def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
     )
 
 
-def _refuse_ambiguous(listed: Sequence[str], pairs: Sequence[Pair], split_file: Path) -> None:
+def refuse_ambiguous(listed: Sequence[str], pairs: Sequence[Pair], split_file: Path) -> None:
+    """Refuse a listed id that pairs of several splits have.
+
+    Raises:
+        DataError: there is one; the message lists the keys to write instead.
+    """
     counts = Counter(pair.id for pair in pairs)
     twice = [name for name in listed if counts[name] > 1]
     if twice:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from emma_core.errors import UsageError
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from emma_core.datasets import Fault, PairSet
@@ -27,6 +28,9 @@ VisibleFolder = Annotated[Path | None, typer.Option("--vis", help="Instead of --
 SplitName = Annotated[str | None, typer.Option("--split", help="Only this part of the data set.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Only the ids listed in this file, one a line.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[
+    str, typer.Option(help="Number format of the network: fp32, bf16, or auto: bf16 where the processor has it.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 InfraredRow = Annotated[bool, typer.Option("--ir", help="Run the row of the infrared images.")]
@@ -126,7 +130,7 @@ def configured(recipe: Recipe, config: Path | None, change: Callable[[Recipe, di
 def finish(faults: tuple[Fault, ...]) -> None:
     """Name what could not be used; the exit status says that there was something."""
     for fault in faults:
-        typer.echo(f"Left out {' '.join(str(fault).split())}", err=True)
+        typer.echo(f"Left out {plain(str(fault))}", err=True)
     if faults:
         typer.echo(f"{len(faults)} left out; everything else is done.", err=True)
         raise typer.Exit(1)

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emma_core.errors import UsageError
-from emma_core.options import Device, DryRun, FusedFolders, Root, Runs, SplitFile, finish, named_folders, progress_bar
+from emma_core.options import (
+    Device,
+    DryRun,
+    FusedFolders,
+    Precision,
+    Root,
+    Runs,
+    SplitFile,
+    finish,
+    named_folders,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +63,7 @@ def medical(
     dataset: DatasetName = None,
     weights: Weights = None,
     output_range: Range = "sigmoid",
+    precision: Precision = "auto",
     name: RowName = "EMMA",
     fused_dir: FusedFolders = None,
     all_metrics: AllMetrics = False,
@@ -77,7 +89,7 @@ def medical(
         raise UsageError(f"--name {name!r}: expected a name without folders, and none of {', '.join(TAKEN)}")
     own = _own_scans(mri, other, modality, dataset, (mri_window, window))
     foreign = named_folders("--fused-dir", fused_dir)
-    fuser = load_fuser("EMMA", weights=weights, device=device, output_range=output_range)
+    fuser = load_fuser("EMMA", weights=weights, device=device, precision=precision, output_range=output_range)
     if dry_run and own is not None and own.hold_scans:
         typer.echo(f"Would convert {' and '.join(map(str, own.folders.values()))} into {own.converted(runs)}, and fuse")
         return

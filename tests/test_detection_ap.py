@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection import coco
-from detection.annotations import ImageBoxes
+from detection import coco, scoring
+from detection.annotations import Annotations, ImageBoxes
 from detection.ap import (
     ClassMatches,
     average_precision,
@@ -21,8 +23,9 @@ from detection.ap import (
     overlaps,
     precision_recall,
 )
+from detection.bench import Bench
 from detection.scoring import (
-    RowScores,
+    ap50,
     columns,
     compare,
     group_by_condition,
@@ -30,7 +33,10 @@ from detection.scoring import (
     values,
     write_conditions,
 )
+from detection.splits import DetectionSplit
+from emma_core.datasets import DATASETS, Pair, PairSet
 from emma_core.errors import DataError, ResultError
+from emma_core.metrics.bootstrap import bootstrap
 
 CLASSES = ("Car", "People", "Bus")
 ONES = np.ones(1, np.int64)
@@ -205,45 +211,83 @@ def worse(scenes, drop):
     return [(truth, tuple(part[drop:] for part in found)) for truth, found in scenes]
 
 
+KEY = ("detect", "M3FD", "a", "b")
+
+
 def test_comparisons(tmp_path, scenes):
-    good, bad = (
-        RowScores(name, (write(tmp_path, some),)) for name, some in (("EMMA", scenes), ("VI", worse(scenes, 6)))
-    )
-    key = ("detect", "M3FD", "a", "b")
-    found = compare(key, [good, bad], ["IR", "VI"], CLASSES)
+    good, bad = write(tmp_path, scenes), write(tmp_path, worse(scenes, 6))
+    found = compare(KEY, {"VI": {0: bad}, "EMMA": {0: good}}, ["IR", "VI"], CLASSES)
     assert (found[0].row, found[0].against, found[0].column, found[0].images) == ("EMMA", "VI", "mAP@0.5", 12)
-    whole = [100 * np.nanmean(row.seeds[0].ap50) for row in (good, bad)]
-    assert found[0].difference == pytest.approx(whole[0] - whole[1])
+    assert found[0].difference == pytest.approx(100 * (np.nanmean(good.ap50) - np.nanmean(bad.ap50)))
     assert found[0].sentence().startswith("EMMA finds more than VI: mAP@0.5 +")
     assert {comparison.column for comparison in found[1:]} <= {"Car", "People"}
     assert all(comparison.sure for comparison in found[1:])
-    same = compare(key, [RowScores("max", good.seeds), RowScores("IR", good.seeds)], ["IR", "VI"], CLASSES)
+    same = compare(KEY, {"IR": {0: good}, "max": {0: good}}, ["IR", "VI"], CLASSES)
     assert [(comparison.difference, comparison.low, comparison.high) for comparison in same] == [(0, 0, 0)]
 
 
+def test_methods_are_compared_with_naive_rules_after_the_cameras(tmp_path, scenes, monkeypatch):
+    monkeypatch.setattr(scoring, "bootstrap", partial(bootstrap, draws=5))
+    found = {0: write(tmp_path, scenes)}
+    rows = dict.fromkeys(("IR", "VI", "mean", "max", "laplacian", "EMMA"), found)
+    cameras = [(row, camera) for row in ("mean", "max", "laplacian", "EMMA") for camera in ("IR", "VI")]
+    naive = [(row, rule) for row in ("laplacian", "EMMA") for rule in ("mean", "max")]
+    compared = compare(KEY, rows, ["IR", "VI"], CLASSES)
+    assert [(each.row, each.against) for each in compared] == [*cameras, *naive]
+
+
+def test_only_seeds_that_both_rows_have_are_compared(tmp_path, scenes):
+    good, bad = write(tmp_path, scenes), write(tmp_path, worse(scenes, 6))
+    rows = {"IR": {0: bad, 1: good}, "VI": {3: bad}, "EMMA": {1: good, 2: bad}}
+    (only,) = compare(KEY, rows, ["IR", "VI"], CLASSES)
+    assert (only.against, only.difference, only.low, only.high) == ("IR", 0, 0, 0)  # of seed 1, where they are equal
+
+
 def test_several_seeds_are_averaged(tmp_path, scenes):
-    seeds = tuple(write(tmp_path, worse(scenes, drop)) for drop in (0, 4))
+    seeds = [write(tmp_path, worse(scenes, drop)) for drop in (0, 4)]
     every = np.arange(12)
-    mean = RowScores("a", seeds).ap50(every)
-    np.testing.assert_allclose(mean, np.mean([RowScores("a", (seed,)).ap50(every) for seed in seeds], axis=0))
+    np.testing.assert_allclose(ap50(seeds, every), np.mean([ap50([seed], every) for seed in seeds], axis=0))
 
 
 def test_conditions(tmp_path, scenes):
     keys = ["test/00001D", "test/00002N", "test/00003D", "test/x"]
-    groups = group_by_condition(keys, {"x": "fog"}, by_suffix=True)
+    groups = group_by_condition(keys, {"x": "fog"}, DATASETS["MSRS"].conditions)
     assert {name: chosen.tolist() for name, chosen in groups.items()} == {"day": [0, 2], "fog": [3], "night": [1]}
-    assert group_by_condition(keys, {}, by_suffix=False) == {}
+    assert group_by_condition(keys, {}, ()) == {}
     found = write(tmp_path, scenes)
-    write_conditions(tmp_path, found, CLASSES, {"day": np.arange(6)})
+    day = {"day": np.arange(6)}
+    write_conditions(tmp_path, found, CLASSES, day)
     content = json.loads((tmp_path / "conditions.json").read_text())
     part = write(tmp_path, scenes[:6])
     assert content["day"]["images"] == 6
     assert content["day"]["AP@0.5"]["Car"] == pytest.approx(100 * part.ap50[0], abs=1e-3)
     assert content["day"]["AP@0.5"]["Bus"] is None
+    figures = values(found, CLASSES, day)
+    assert list(figures) == [column.name for column in columns(CLASSES, day)]
+    assert figures["mAP@0.5 day"] == pytest.approx(values(part, CLASSES)["mAP@0.5"])
     for text in ("[]", "{", ""):
         (tmp_path / "light.json").write_text(text)
         with pytest.raises(DataError, match="no JSON object of conditions by id"):
             read_conditions(tmp_path / "light.json")
+
+
+def bench_of(kinds, dataset="MSRS"):
+    """A bench of test pairs by id, each with one object of a class."""
+    pairs = tuple(Pair("test", identifier, Path("a.png"), Path("b.png")) for identifier in kinds)
+    box = np.array([[1.0, 1, 5, 5]])
+    images = {f"test/{identifier}": ImageBoxes(9, 9, box, np.array([kind])) for identifier, kind in kinds.items()}
+    found = PairSet(dataset, Path(), "test", pairs, DATASETS[dataset])
+    annotations = Annotations(CLASSES, images, (), 0, 0, Path())
+    return Bench(found, annotations, DetectionSplit("test", (), (), tuple(images)))
+
+
+def test_ids_of_msrs_tell_day_from_night_and_classes_of_one_light_are_named():
+    bench = bench_of({"1D": 0, "2N": 0, "3D": 1, "4N": 1})
+    assert {name: chosen.tolist() for name, chosen in bench.conditions.items()} == {"day": [0, 2], "night": [1, 3]}
+    assert not any("fewer classes" in note for note in bench.notes)
+    notes = bench_of({"1D": 0, "2N": 0, "3D": 1}).notes
+    assert "mAP@0.5 night is over fewer classes: no People in these images." in notes
+    assert bench_of({"1D": 0, "2N": 0}, "RoadScene").conditions == {}
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"image_id": 0}]', ""])

@@ -178,6 +178,18 @@ def test_lists(tmp_path):
         listed_split(pairs, val, listed(tmp_path, "train.txt", ["00002", "00001"]), test)
 
 
+def test_an_id_that_two_parts_have_is_refused(tmp_path):
+    pairs = made_up(12, "train") + made_up(4, "test")
+    test = listed(tmp_path, "test.txt", ["00003"])
+    with pytest.raises(DataError, match=r"'00003' names 2 pairs; write one of train/00003, test/00003"):
+        listed_split(pairs, test, None, None)
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"train": ["train/00001"], "val": ["00011"], "test": ["00003"]}))
+    with pytest.raises(DataError, match=r"split\.json: '00003' names 2 pairs"):
+        read_split(path, pairs)
+    assert listed_split(pairs, listed(tmp_path, "test.txt", ["test/00003"]), None, None).test == ("test/00003",)
+
+
 def test_a_split_on_disk(tmp_path):
     pairs = made_up(30)
     split = make_split(pairs, "paper")
