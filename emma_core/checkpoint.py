@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import re
 import warnings
@@ -28,6 +27,7 @@ from emma_core.errors import CheckpointError, UsageError
 from emma_core.images import write_atomic
 from emma_core.models.ufuser import UFuser
 from emma_core.models.unet import SensingUNet
+from emma_core.sealed import is_whole, metadata, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -37,8 +37,7 @@ Kind = Literal["ufuser", "sensing"]
 Tensors = dict[str, torch.Tensor]
 
 FORMAT = 1
-_METADATA = "emma-tasks"  # one entry, because safetensors writes several in any order
-_NO_CHECKSUM = "0" * 64
+_METADATA = "emma-tasks"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "checkpoint", "net", "network", "params")
 _KINDS: tuple[Kind, ...] = ("ufuser", "sensing")
 _TITLES = {"ufuser": "a fusion network (U-Fuser)", "sensing": "a sensing network (U-Net)"}
@@ -130,12 +129,9 @@ def save_checkpoint(path: Path, model: UFuser | SensingUNet, *, recipe: str, pro
         "recipe": recipe,
         "provenance": dict(provenance),
         "tool": f"emma-tasks {__version__}",
-        "checksum": _NO_CHECKSUM,
     }
-    data = safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)})
-    checksum = hashlib.sha256(data).hexdigest()
     try:
-        write_atomic(path, data.replace(_NO_CHECKSUM.encode(), checksum.encode(), 1))
+        write_atomic(path, seal(_METADATA, content, tensors))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -221,14 +217,12 @@ def _read_ours(path: Path, data: bytes) -> tuple[CheckpointInfo, Tensors]:
 
 def _verified_metadata(path: Path, data: bytes) -> dict[str, Any]:
     """Return what :func:`save_checkpoint` wrote about a network, if not one byte of the file has changed since."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if _METADATA not in header.get("__metadata__", {}):
+    content = metadata(_METADATA, data)
+    if content is None:
         raise CheckpointError(f"{path}: safetensors, but no checkpoint of this tool")
-    content: dict[str, Any] = json.loads(header["__metadata__"][_METADATA])
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path}: checkpoint of format {content['format']!r}, this version reads {FORMAT}")
-    blank = data.replace(content["checksum"].encode(), _NO_CHECKSUM.encode(), 1)
-    if hashlib.sha256(blank).hexdigest() != content["checksum"]:
+    if not is_whole(content, data):
         raise CheckpointError(f"{path}: damaged checkpoint (checksum differs); copy or download it again")
     return content
 
@@ -258,7 +252,9 @@ def unpickle_plain(path: Path, data: bytes) -> object:
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns of what is refused in a moment
             _check_zip(data)
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            _check_room(content, len(data))
+            return content
     except pickle.UnpicklingError as error:
         if data.startswith((b"PK", b"\x80")) or re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise CheckpointError(
@@ -272,12 +268,32 @@ def unpickle_plain(path: Path, data: bytes) -> object:
 def _check_zip(data: bytes) -> None:
     """Check what torch's reader of today's ``torch.save`` files does not: the checksums of the weights.
 
-    Nor does it fill the weights of an entry that is marked as a folder: they would be whatever memory holds.
+    Nor does it fill the weights of an entry that is marked as a folder: they would be whatever memory holds. And
+    ``torch.save`` does not compress, so entries that are larger than the file were made to exhaust memory.
     """
     if data.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                raise zipfile.BadZipFile
             if archive.testzip() or any(entry.external_attr & 0x10 for entry in archive.infolist()):
                 raise zipfile.BadZipFile
+
+
+def _check_room(content: object, size: int) -> None:
+    """Refuse tensors that are larger than their file [bytes]: all their elements would be one that is repeated."""
+    seen: set[int] = set()  # what is nested may contain the same list many times over
+    left = [content]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > size:
+            raise ValueError("a tensor larger than its file")
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
 
 
 def _unwrap(path: Path, content: object) -> Tensors:

@@ -148,7 +148,7 @@ def read_toml(path: Path, cls: type[Config]) -> Config:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not TOML ({error})") from None
 
 

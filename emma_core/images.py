@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # BT.601 luma weights
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MIN_IS_WHITE = 0  # value of the latter
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, which Pillow does not read to its end
 _TEMPORARY = ".emma-"
 
 
@@ -142,7 +143,18 @@ def write_image(path: Path, image: FloatImage) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside its place and rename it, so that no half file is ever seen."""
+    """Write a file under a temporary name beside its place and rename it, so that no half file is ever seen.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, not the temporary one.
+    """
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=".tmp")
     try:
@@ -231,6 +243,10 @@ def _what_pillow_would_flatten(image: Image.Image, data: bytes) -> Literal["grey
 def _decode_16bit(data: bytes, kind: Literal["grey", "colour"]) -> FloatImage:
     import cv2
 
+    with Image.open(BytesIO(data)) as opened:
+        opened.verify()  # else the decoder would tell of what comes after the pixels, on standard error
+        if opened.format == "PNG" and _PNG_END not in data:
+            raise ImageError("truncated after its pixels")
     wanted = cv2.IMREAD_COLOR if kind == "colour" else cv2.IMREAD_GRAYSCALE
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | wanted)
     if image is None or image.dtype != np.uint16:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,9 @@ class Row:
     sha256: str
 
     def __post_init__(self) -> None:
-        """Refuse names that would lead out of the folder: a manifest may come from somebody else."""
+        """Refuse what is no text, and names that would lead out of the folder: it may come from somebody else."""
+        if any("\0" in text for text in astuple(self)):
+            raise ValueError("text with a null character")
         if not is_plain_name(self.id) or not (self.split == "" or is_plain_name(self.split)):
             raise ValueError(f"not a plain name: {self.key!r}")
 
@@ -129,11 +132,11 @@ def read_manifest(folder: Path) -> Manifest:
             )
         rows = [Row(**row) for row in content["rows"]]
         failures = [Fault(**fault) for fault in content["failures"]]
-        manifest = Manifest(content["dataset"], content["root"], content["settings"])
-        str(manifest.method)
+        manifest = Manifest(content["dataset"], content["root"], dict(content["settings"]))
+        "".join([manifest.dataset, manifest.root, manifest.method, *map(str, failures)])  # refuses what is no text
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; make it with: emma-tasks fuse-dataset") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(
             f"{path}: damaged, or not of this tool ({type(error).__name__}); delete the folder and fuse again"
         ) from None
@@ -186,6 +189,7 @@ def resume_manifest(folder: Path, wanted: Manifest) -> Manifest:
     Raises:
         ManifestError: the folder was made of other data or with other settings, or holds images without a record.
     """
+    _refuse_links(folder)
     lines = _journal_lines(folder / JOURNAL)
     if (folder / MANIFEST).exists():
         earlier = read_manifest(folder)
@@ -196,6 +200,7 @@ def resume_manifest(folder: Path, wanted: Manifest) -> Manifest:
     for line in lines[:1]:
         _refuse_different(folder, line, wanted.identity())
     wanted.rows |= {row.key: row for row in map(_row, lines[1:]) if row}
+    wanted.rows = {key: row for key, row in wanted.rows.items() if (folder / row.file).exists()}
     return wanted
 
 
@@ -205,6 +210,7 @@ def forget(folder: Path) -> None:
     Raises:
         ManifestError: the folder holds images without a record, or a damaged one: whose they are is not known.
     """
+    _refuse_links(folder)
     rows = {row.key: row for row in map(_row, _journal_lines(folder / JOURNAL)[1:]) if row}
     if (folder / MANIFEST).exists():
         rows |= read_manifest(folder).rows
@@ -279,6 +285,16 @@ def _refuse_different(folder: Path, found: Mapping[str, Any], wanted: Mapping[st
         )
 
 
+def _refuse_links(folder: Path) -> None:
+    """Refuse a part that is a link: images would be written, and removed, wherever it leads."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        links = [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
+    if links:
+        raise ManifestError(f"{links[0]}: is a link to another folder; remove it, or choose another folder")
+
+
 def _holds_images(folder: Path) -> bool:
     return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
@@ -288,7 +304,7 @@ def _journal_lines(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if path.exists():
         for text in path.read_text("utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 content = json.loads(text)
                 if isinstance(content, dict):
                     lines.append(content)
@@ -303,8 +319,9 @@ def _row(line: Mapping[str, Any]) -> Row | None:
 
 
 def _drop_half_line(path: Path) -> None:
-    """Cut what follows the last line end, so that the next line starts at a line start."""
+    """Cut what follows the last line end, so that the next line starts at a line start.
+
+    In place: a kill or a full disk between emptying the file and writing it again would lose the record.
+    """
     if path.exists():
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            path.write_bytes(data[: data.rfind(b"\n") + 1])
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

@@ -14,6 +14,7 @@ import typer
 
 from emma_core.errors import EmmaError, UsageError
 from emma_core.options import Device, DryRun, configured, named, progress_bar
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -229,7 +230,7 @@ def _running(
     engine = Engine(device, training.schedule.precision)
     if engine.main:
         for fault in data.faults:
-            typer.echo(f"Left out {' '.join(str(fault).split())}", err=True)
+            typer.echo(f"Left out {plain(str(fault))}", err=True)
         pairs = f"{data.record.training} pairs, {data.record.validation} held out"
         typer.echo(f"Recipe {options.recipe}: {pairs}; {engine.device.type}, {training.schedule.precision}", err=True)
     try:
@@ -247,7 +248,7 @@ def _foretell(what: str, data: TrainingData, training: SensingTraining | FuserTr
         f"({'; '.join(data.record.sources)}; {data.record.validation} held out{taught}) into {options.folder}"
     )
     for fault in data.faults:
-        typer.echo(f"Left out {' '.join(str(fault).split())}", err=True)
+        typer.echo(f"Left out {plain(str(fault))}", err=True)
 
 
 def _report(progress: Progress, engine: Engine, options: RunOptions) -> None:

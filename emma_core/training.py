@@ -264,7 +264,7 @@ def _claim(folder: Path, config: DataclassInstance) -> None:
         return
     try:
         found = _flat(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise TrainingError(f"{path}: cannot be read; choose another folder") from None
     wanted = {key: value for key, value in _flat(to_dict(config)).items() if value is not None}
     different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ class TrainingLog:
         path = self._folder / LOG
         _rewind(path, self._first)
         self._stream = self._stack.enter_context(path.open("a", encoding="utf-8"))
+        self._stack.callback(setattr, threading, "excepthook", threading.excepthook)
+        threading.excepthook = _leave_to_the_caller
         self._board = self._stack.enter_context(SummaryWriter(str(self._folder), purge_step=self._first + 1))
         self._open_bar()
         return self
@@ -109,15 +112,24 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a ``log.jsonl``; half a line, left by a killed process, is not counted."""
-    lines = []
+    """Read the lines of a ``log.jsonl`` up to one that is damaged: a killed process may leave half a line."""
+    lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text("utf-8").splitlines():
+        for text in path.read_text("utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 break
+            if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
+                break
+            lines.append(line)
     return lines
+
+
+def _leave_to_the_caller(raised: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a full disk: TensorBoard's thread dies of it, and its next call raises it again."""
+    if not isinstance(raised.exc_value, OSError):
+        threading.__excepthook__(raised)
 
 
 def _rewind(path: Path, step: int) -> None:

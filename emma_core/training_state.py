@@ -5,15 +5,14 @@ The file is safetensors: tensors by number, and a JSON skeleton that says where 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from emma_core.errors import EmmaError
 from emma_core.images import write_atomic
+from emma_core.sealed import is_whole, metadata, seal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +40,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         TypeError: the state holds anything else.
     """
     tensors: dict[str, torch.Tensor] = {}
-    skeleton = json.dumps({"format": FORMAT, "state": _pack(state, tensors)})
-    write_atomic(path, safetensors.torch.save(tensors, {_METADATA: skeleton}))
+    content = {"format": FORMAT, "state": _pack(state, tensors)}
+    write_atomic(path, seal(_METADATA, content, tensors))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -52,16 +51,18 @@ def load_state(path: Path) -> dict[str, Any]:
         StateError: the file is missing, damaged or not a state.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            content = json.loads(opened.metadata()[_METADATA])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        state: dict[str, Any] = _unpack(content["state"], tensors)
+        data = path.read_bytes()
+        content = metadata(_METADATA, data) or {}
+        found, whole = content["format"], is_whole(content, data, old=True)
+        state: dict[str, Any] = _unpack(content["state"], safetensors.torch.load(data))
     except Exception as error:  # whatever a damaged file provokes in two parsers
         raise StateError(
             f"{path}: not a training state ({type(error).__name__}); remove the file to begin anew"
         ) from None
-    if content["format"] != FORMAT:
-        raise StateError(f"{path}: training state of format {content['format']!r}, this version reads {FORMAT}")
+    if found != FORMAT:
+        raise StateError(f"{path}: training state of format {found!r}, this version reads {FORMAT}")
+    if not whole:
+        raise StateError(f"{path}: damaged training state (checksum differs); remove the file to begin anew")
     return state
 
 

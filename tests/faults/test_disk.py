@@ -1,0 +1,135 @@
+"""A disk that is full, and one that is read-only: one line, exit status 1, no half file, and the command ends later.
+
+The file systems are real. A folder whose parent is a file is in test_cli.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome, emma, tree, write_pairs
+from disks import small_disk
+from victims import VICTIMS, fuse_dataset
+
+from emma_core.samples import write_samples
+
+Run = Callable[[Path], Outcome | subprocess.CompletedProcess[str]]
+
+APPENDED = ("journal.jsonl", "log.jsonl", "events.out")
+"""Files that grow by lines or records; a reader leaves out half a one at their end."""
+
+TIMES = ("result.json", "settings.json", "pictures/training.png")
+"""Files that hold times or places, so that two runs differ in them."""
+
+
+def whole_files(folder: Path) -> dict[str, bytes]:
+    """The files that have to be whole or absent."""
+    files = tree(folder)
+    return {name: data for name, data in files.items() if not any(part in name for part in (*APPENDED, ".lock"))}
+
+
+def needed(run: Run, folder: Path) -> tuple[dict[str, bytes], int]:
+    """What a command leaves where there is room, and how many bytes that takes."""
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return whole_files(folder), sum(map(len, tree(folder).values()))
+
+
+def check_full_disk(run: Run, tmp_path: Path, shares: tuple[float, ...], *, exact: bool = True) -> None:
+    """Run a command on disks with room for a part of what it writes; make room; run it again."""
+    whole, size = needed(run, tmp_path / "whole")
+    for number, share in enumerate(shares):
+        with small_disk(tmp_path / f"disk-{number}", max(4096, int(size * share) // 4096 * 4096)) as disk:
+            failed = run(disk.path / "out")
+            assert failed.returncode == 1, failed.stdout + failed.stderr
+            assert "No space left on device" in failed.stderr.splitlines()[-1], failed.stderr
+            assert sum(line.startswith("Error: ") for line in failed.stderr.splitlines()) == 1, failed.stderr
+            assert "Traceback" not in failed.stderr, failed.stderr
+            for name, content in whole_files(disk.path / "out").items():
+                if not any(part in name for part in TIMES):
+                    assert whole.get(name, content) == content, f"half a file: {name}"
+                assert ".emma-" not in name, f"a temporary file is left: {name}"
+            disk.set("size=200m")
+            done = run(disk.path / "out")
+            assert done.returncode == 0, done.stderr
+            left = whole_files(disk.path / "out")
+            assert left.keys() == whole.keys()
+            if exact:
+                assert all(left[name] == whole[name] for name in whole if not any(part in name for part in TIMES))
+
+
+def test_fuse_dataset_on_a_full_disk(tmp_path):
+    victim = fuse_dataset(tmp_path, pairs=6)
+    check_full_disk(lambda out: emma(*victim.command, out), tmp_path, (0.0, 0.4, 0.9))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", VICTIMS)
+def test_commands_on_full_disks(name, tmp_path):
+    # A detector that goes on ends near, not with, the weights of one that was not cut.
+    check_full_disk(VICTIMS[name](tmp_path).run, tmp_path, (0.0, 0.3, 0.6, 0.95), exact=name != "detect")
+
+
+def test_report_on_a_full_disk(tmp_path):
+    root = write_pairs(tmp_path / "TNO", 2)
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        emma("fuse-dataset", "TNO", "--root", root, "--method", "max", "--runs", disk.path)
+        assert emma("report", "--runs", disk.path).returncode == 0
+        before = tree(disk.path / "report")
+        emma("fuse-dataset", "TNO", "--root", root, "--method", "mean", "--runs", disk.path)
+        fill(disk.path / "ballast")
+        failed = emma("report", "--runs", disk.path)
+        assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+        assert failed.stderr.endswith("index.html: No space left on device\n")
+        assert tree(disk.path / "report") == before
+        (disk.path / "ballast").unlink()
+        assert emma("report", "--runs", disk.path).returncode == 0
+        assert b"mean" in (disk.path / "report" / "index.html").read_bytes()
+
+
+def fill(path: Path) -> None:
+    """Leave not one free block."""
+    with pytest.raises(OSError, match="No space"):
+        path.write_bytes(bytes(2**24))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Data sets, and runs on a disk of their own that becomes read-only."""
+    world = tmp_path_factory.mktemp("world")
+    write_pairs(world / "TNO", 2)
+    write_samples(world, ["M3FD", "MSRS"], 12, size=(96, 128))
+    for victim in VICTIMS.values():
+        victim(world / "configurations")
+    with small_disk(world / "disk", 2**24) as disk:
+        emma("fuse-dataset", "TNO", "--root", world / "TNO", "--method", "max", "--runs", disk.path / "runs")
+        disk.set("ro")
+        yield world
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fuse-dataset TNO --root TNO --method max --runs disk/runs",
+        "fuse-dataset TNO --root TNO --method mean --runs disk/runs",
+        "fuse --ir TNO/ir/000.png --vis TNO/vi/000.png --method max --out disk/f.png",
+        "evaluate TNO --root TNO --runs disk/runs",
+        "report --runs disk/runs",
+        "sample-data disk/samples --pairs 1 --datasets MSRS",
+        "detect M3FD --root M3FD --ir --split thirds --epochs 1 --size 64 --runs disk/runs",
+        "segment MSRS --root MSRS --ir --encoder-weights none --epochs 1 --runs disk/runs",
+        "train sensing --modality ir --data mine=TNO/ir,TNO/vi --recipe quick --steps 1 --out disk/run",
+    ],
+)
+def test_read_only_disk(world, command):
+    failed = emma(*command.split(), cwd=world)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "disk/" in last, "which file it was is not said"
+    assert "Read-only file system" in last
+    assert "Traceback" not in failed.stderr
