@@ -21,8 +21,9 @@ lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/python scripts/update_readme.py --check
 
 bench: $(VENV)/.installed-dev  ## speed, side by side with plain code
+	$(BIN)/emma-tasks benchmark --out results/benchmark
 	$(BIN)/python scripts/benchmark_metrics.py
-	$(BIN)/python scripts/measure_tiling.py
+	$(BIN)/python scripts/benchmark_training.py --precision bf16 --batch 1 --steps 1
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

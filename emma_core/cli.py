@@ -16,6 +16,7 @@ import typer
 
 from emma_core import __distribution__, __version__, commands
 from emma_core.errors import EmmaError
+from emma_core.text import plain
 from emma_core.train_commands import train_app
 
 HELP = "Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone."
@@ -96,7 +97,7 @@ def _options(
 
 def _complain(text: str) -> None:
     """Write one line to standard error, whatever a file name may have put into it."""
-    print(" ".join(text.split()), file=sys.stderr)  # noqa: T201 - this is the command line
+    print(plain(text), file=sys.stderr)  # noqa: T201 - this is the command line
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emma_core.benchmark_commands import benchmark
 from emma_core.errors import EmmaError, UsageError
 from emma_core.options import (
     Device,
     DryRun,
     InfraredFolder,
+    Precision,
     Root,
     Runs,
     SplitFile,
@@ -47,7 +49,6 @@ Method = Annotated[str, typer.Option(help="How to fuse: EMMA, mean, max, laplaci
 Weights = Annotated[
     Path | None, typer.Option(help="Of EMMA, instead of the shipped ones: .safetensors, or the authors' EMMA.pth.")
 ]
-Precision = Annotated[str, typer.Option(help="Number format of the network: fp32 or bf16.")]
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
 RowName = Annotated[str | None, typer.Option("--name", help="What to call the row; by default the method.")]
 Grey = Annotated[bool, typer.Option("--grey", help="Write luma only, without the colours of the visible image.")]
@@ -65,7 +66,7 @@ def fuse(
     colour: Annotated[str, typer.Option(help="Whose colours the result takes: vis, ir (say, of a PET), none.")] = "vis",
     tile: Tile = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     output_range: Range = "sigmoid",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     dry_run: DryRun = False,
@@ -118,7 +119,7 @@ def fuse_dataset(
     grey: Grey = False,
     tile: Tile = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     output_range: Range = "sigmoid",
     runs: Runs = Path("runs"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew instead of continuing.")] = False,
@@ -314,6 +315,7 @@ COMMANDS: dict[str, Command] = {
     "reproduce": reproduce,
     "report": report,
     "export": export,
+    "benchmark": benchmark,
 }
 """Command line name to function, in the order of ``--help``."""
 

@@ -6,22 +6,24 @@ killed at any moment continues where it was, and leaves the same bytes as a run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from emma_core.datasets import Fault, Pair, PairSet
-from emma_core.errors import DataError, EmmaError, UsageError
+from emma_core.errors import DataError, EmmaError, ManifestError, UsageError
 from emma_core.fuse import fuse_pair
 from emma_core.images import encode_png, read_image, write_atomic
 from emma_core.manifest import (
+    MANIFEST,
     Journal,
     Manifest,
     Row,
     file_sha256,
     forget,
     locked,
+    read_manifest,
     resume_manifest,
     sha256,
     sweep,
@@ -97,6 +99,7 @@ def fuse_dataset(
     with locked(folder):
         if overwrite:
             forget(folder)
+        _refuse_other_precision(folder, settings)
         manifest = resume_manifest(folder, manifest)
         sweep(folder, pairs.parts)
         for fault in pairs.faults:
@@ -144,6 +147,8 @@ def _fuse_all(
             if isinstance(outcome, Fault):
                 _note_failure(outcome, folder, manifest)
             elif outcome is None:
+                row = manifest.rows[pair.key]  # it says where its sources are now: the data set may have moved
+                manifest.rows[pair.key] = replace(row, **_sources(pair, pairs.root))
                 kept += 1
             else:
                 manifest.rows[pair.key] = outcome
@@ -161,15 +166,30 @@ def _note_failure(fault: Fault, folder: Path, manifest: Manifest) -> None:
         (folder / row.file).unlink(missing_ok=True)
 
 
+def _refuse_other_precision(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Where the number format alone is another, as it may be by default, say how to go on in that of the folder."""
+    if not (folder / MANIFEST).exists():
+        return
+    earlier = read_manifest(folder).settings
+    if earlier != settings and {**earlier, "precision": settings.get("precision")} == settings:
+        raise ManifestError(
+            f"{folder}: was begun in {earlier['precision']}, now {settings['precision']}; go on with "
+            f"--precision {earlier['precision']}, choose another --name or folder, or replace it with --overwrite"
+        )
+
+
 def _refuse_source_folders(pairs: PairSet, folder: Path) -> None:
     """Keep fused images out of the folders that they are made from."""
-    sources = {file.parent.resolve() for pair in pairs.pairs for file in (pair.infrared, pair.visible)}
+    folders = {file.parent for pair in pairs.pairs for file in (pair.infrared, pair.visible)}
+    sources = {place.resolve() for place in folders}
     for target in (folder, *(folder / split for split in pairs.parts)):
         if target.resolve() in sources:
             raise UsageError(f"{target}: holds the source images; choose another folder for the fused ones")
 
 
 def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[str, Any]) -> Row:
+    # Before reading: a file that changes in between differs from its hash, and is fused again by the next run.
+    infrared_sha256, visible_sha256 = file_sha256(pair.infrared) or "", file_sha256(pair.visible) or ""
     infrared, visible = read_image(pair.infrared), read_image(pair.visible)
     colour: Colour = "none" if settings["colour"] == "none" else pair.colour_from
     fused = fuse_pair(infrared, visible, fuser, colour_from=colour, tile=settings["tile"])
@@ -177,14 +197,17 @@ def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[
     row = Row(
         split=pair.split,
         id=pair.id,
-        infrared=_relative(pair.infrared, root),
-        visible=_relative(pair.visible, root),
-        infrared_sha256=file_sha256(pair.infrared) or "",
-        visible_sha256=file_sha256(pair.visible) or "",
+        **_sources(pair, root),
+        infrared_sha256=infrared_sha256,
+        visible_sha256=visible_sha256,
         sha256=sha256(png),
     )
     write_atomic(folder / row.file, png)
     return row
+
+
+def _sources(pair: Pair, root: Path) -> dict[str, str]:
+    return {"infrared": _relative(pair.infrared, root), "visible": _relative(pair.visible, root)}
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from emma_core import __version__, classical
 from emma_core.errors import UsageError
-from emma_core.runtime import resolve_device, resolve_dtype
+from emma_core.runtime import PRECISIONS, resolve_device, resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,7 +119,8 @@ def load_fuser(
         method: a name of the table.
         weights: checkpoint of EMMA: our ``.safetensors`` or the authors' ``EMMA.pth``; by default the shipped one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; the classical rules run on the CPU.
-        precision: number format of the network, ``fp32`` or ``bf16``.
+        precision: number format of the network: ``fp32``, ``bf16``, or ``auto`` for what
+            :func:`emma_core.runtime.resolve_precision` takes; the settings name the one that is used.
         output_range: ``sigmoid`` or ``stretch``, see :data:`RANGES`; EMMA only.
 
     Returns:
@@ -130,11 +131,12 @@ def load_fuser(
         CheckpointError: the weights cannot be used.
     """
     chosen = fusion_method(method)
-    place, dtype = resolve_device(device), resolve_dtype(precision)
+    place = resolve_device(device)
+    used = resolve_precision(precision, place)
     if output_range not in RANGES:
         raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
     if chosen.rule is None:
-        return _emma(chosen, weights, place, dtype, precision, output_range)
+        return _emma(chosen, weights, place, used, output_range)
     for option, given in (("weights", weights), ("range", output_range != RANGES[0])):
         if given:
             raise UsageError(f"--{option} is for EMMA; {chosen.name} has none")
@@ -145,14 +147,14 @@ def _emma(
     method: FusionMethod,
     weights: Path | str | None,
     device: torch.device,
-    dtype: torch.dtype,
     precision: str,
     output_range: str,
 ) -> Fuser:
     from emma_core.checkpoint import load_ufuser
 
     network, info = load_ufuser(Path(weights) if weights else SHIPPED_WEIGHTS)
-    network = network.eval().requires_grad_(requires_grad=False).to(device, dtype)
+    dtype = PRECISIONS[precision]
+    network = network.frozen().to(device, dtype)
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import emma
+from conftest import REPOSITORY, emma, random_image
 
 from emma_core import export
 from emma_core.checkpoint import save_checkpoint
 from emma_core.config import UFuserConfig
 from emma_core.errors import CheckpointError
+from emma_core.fuse import fuse_pair
+from emma_core.fusers import load_fuser
+from emma_core.images import read_image, write_image
 from emma_core.models.ufuser import UFuser
 
 pytestmark = [
@@ -58,6 +62,22 @@ def test_onnx_answers_like_the_network_at_a_size_it_never_saw(weights, tmp_path)
     with torch.inference_mode():
         wanted = network(torch.from_numpy(infrared), torch.from_numpy(visible)).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_fuses_two_files(weights, tmp_path, monkeypatch):
+    """The very lines of docs/speed.md, on sides that are no multiples of eight."""
+    page = (REPOSITORY / "docs" / "speed.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert emma("export", tmp_path / "emma.onnx", "--weights", weights).returncode == 0
+    pair = random_image(1, (50, 61)), random_image(2, (50, 61))
+    for name, image in zip(("ir.png", "vis.png"), pair, strict=True):
+        write_image(tmp_path / name, image)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "speed.md", "exec"), {})
+    read = [read_image(tmp_path / name) for name in ("ir.png", "vis.png", "fused.png")]
+    expected = fuse_pair(*read[:2], load_fuser(weights=weights, device="cpu", precision="fp32"))
+    assert np.abs(read[2] - expected).max() <= 0.51 / 255  # the file is rounded to grey levels
 
 
 def test_what_answers_differently_is_not_kept(weights, tmp_path, monkeypatch):

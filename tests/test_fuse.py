@@ -14,7 +14,7 @@ from emma_core.classical import guided_filter
 from emma_core.errors import DataError, UsageError
 from emma_core.fuse import OVERLAP, fuse_pair
 from emma_core.fusers import METHODS, Fuser, fusion_method, load_fuser
-from emma_core.images import luma
+from emma_core.images import luma, read_image
 
 RULES = [name for name, method in METHODS.items() if method.rule]
 sides = st.integers(1, 40)
@@ -135,6 +135,29 @@ def test_stretch_fills_the_range_and_leaves_constants():
     assert (fused.min(), fused.max()) == (0, 1)
     flat = np.full((20, 20), 0.5, np.float32)
     np.testing.assert_array_equal(fuse_pair(flat, flat, fuser), flat)
+
+
+@pytest.mark.parametrize(("native", "used"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_what_the_processor_computes_in(native, used, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    assert load_fuser(device="cpu", precision="auto").settings["precision"] == used
+    assert load_fuser(device="cpu").settings["precision"] == "fp32"
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(UsageError, match="'fp16'; expected auto, fp32 or bf16"):
+        load_fuser(precision="fp16")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["00551D.png", "00004N.png"])
+def test_bfloat16_is_within_50_db_of_float32_on_real_images(data, name):
+    images = [read_image(data / "MSRS" / "test" / side / name) for side in ("ir", "vi")]
+    exact, coarse = (
+        fuse_pair(*images, load_fuser(device="cpu", precision=precision), colour_from="none")
+        for precision in ("fp32", "bf16")
+    )
+    assert -10 * np.log10(np.mean((exact - coarse) ** 2)) > 50
 
 
 def test_methods_are_found_by_name_and_say_what_they_need():

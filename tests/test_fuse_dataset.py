@@ -17,12 +17,15 @@ from conftest import emma, emma_process, random_image, tree, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emma_core.checkpoint import save_checkpoint
+from emma_core.config import UFuserConfig
 from emma_core.datasets import dataset_spec, find_pairs, folder_spec
 from emma_core.errors import BusyError, EmmaError, ManifestError, UsageError
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
 from emma_core.manifest import JOURNAL, MANIFEST, Journal, Manifest, file_sha256, locked, read_manifest
+from emma_core.models.ufuser import UFuser
 
 TNO = dataset_spec("TNO")
 
@@ -88,6 +91,24 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
     assert run(root, folder, grey=True, overwrite=True, limit=2).fused == 2
     assert sorted(path.name for path in folder.rglob("*.png")) == ["000.png", "001.png"]
     assert read_image(folder / "all" / "000.png").ndim == 2
+
+
+def test_a_folder_begun_in_another_precision_says_how_to_go_on(root, folder, tmp_path):
+    weights = tmp_path / "small.safetensors"
+    save_checkpoint(weights, UFuser(UFuserConfig((8, 8, 8, 8))), recipe="quick", provenance={})
+
+    def fuse(precision, **options):
+        fuser = load_fuser(weights=weights, device="cpu", precision=precision)
+        return fuse_dataset(find_pairs(TNO, root), fuser, folder, **options)
+
+    assert fuse("fp32", limit=1).fused == 1
+    before = tree(folder)
+    with pytest.raises(ManifestError, match=r"begun in fp32, now bf16; go on with --precision fp32"):
+        fuse("bf16")
+    assert tree(folder) == before
+    assert fuse("fp32", limit=2).kept == 1
+    assert fuse("bf16", overwrite=True, limit=1).fused == 1
+    assert read_manifest(folder).settings["precision"] == "bf16"
 
 
 def test_journal_of_other_settings_is_refused_too(root, folder):

@@ -177,8 +177,38 @@ def test_bfloat16_stays_close():
     assert (coarse - exact).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_network_computes_the_same(dtype):
+    network = UFuser(UFuserConfig(channels=(8, 16, 16, 16))).eval()
+    pair = images(1, 1, 32, 40), images(1, 1, 32, 40, seed=1)
+    with torch.inference_mode():
+        expected = network(*pair)
+        keys = network.state_dict().keys()
+        frozen = network.frozen().to(dtype)
+        found = frozen(*(image.to(dtype) for image in pair))
+    torch.testing.assert_close(found, expected, atol=1e-6 if dtype is torch.float32 else 0.01, rtol=0)
+    assert frozen.state_dict().keys() == keys
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("channels", [8, 24, 128])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_channel_norm_in_bfloat16_is_right_to_its_digits(channels, offset):
+    """Even where a large mean would swallow the digits of the variance, if it were not taken off first."""
+    norm = ChannelNorm(channels)
+    with torch.no_grad():
+        norm.weight.copy_(1 + images(channels))
+        norm.bias.copy_(images(channels, seed=1))
+    x = (offset + 2 * images(2, channels, 5, 6, seed=2)).bfloat16()
+    with torch.inference_mode():
+        expected = norm(x.float())
+        found = norm.bfloat16()(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.02)
+
+
 def test_ufuser_blocks_can_be_exported():
-    block, x = RestormerCNNBlock(4, 16, FULL_DEPTH, heads=8).eval(), images(1, 4, 6, 8)
+    block, x = RestormerCNNBlock(4, 16, FULL_DEPTH, heads=8).eval(), images(1, 16, 6, 8)
     with torch.inference_mode():
         exported = torch.export.export(block, (x,)).module()
         torch.testing.assert_close(exported(x), block(x), atol=1e-6, rtol=0)
