@@ -33,7 +33,7 @@ TILES = (0, 1024, 512)
 def one_way(weights: Path, data: Path, tile: int, out: Path) -> None:
     """Fuse the pair in one way and print seconds and peak memory as JSON."""
     infrared, visible = read_image(data / "M3FD/Ir/00000.png"), read_image(data / "M3FD/Vis/00000.png")
-    fuser = load_fuser("EMMA", weights=weights, device="cpu")
+    fuser = load_fuser("EMMA", weights=weights, device="cpu", precision="fp32")
     begun = time.perf_counter()
     fused = fuse_pair(infrared, visible, fuser, colour_from="none", tile=tile)
     seconds = time.perf_counter() - begun
