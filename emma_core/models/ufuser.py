@@ -96,12 +96,12 @@ class UFuser(nn.Module):
         features_visible = _encode(visible, self.encoder_visible, self.down_visible)
         # Embedded here, not in the block, so that nothing holds on to features that have been used.
         skips = [
-            block(block.embed(torch.cat([features_infrared.pop(0), features_visible.pop(0)], 1)))
+            block(_embed(block, torch.cat([features_infrared.pop(0), features_visible.pop(0)], 1)))
             for block in self.fusion
         ]
-        x = self.decoder[-1](self.decoder[-1].embed(skips.pop()))
+        x = self.decoder[-1](_embed(self.decoder[-1], skips.pop()))
         for up, block in zip(reversed(self.up), reversed(self.decoder[:-1]), strict=True):
-            x = block(block.embed(torch.cat([F.relu_(up(x)), skips.pop()], 1)))
+            x = block(_embed(block, torch.cat([F.relu_(up(x)), skips.pop()], 1)))
         # In bf16 the sigmoid's output near 1 would come in steps of a grey level; its input does not.
         logits = self.head(x)
         return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
@@ -317,10 +317,15 @@ def branch_depths(config: UFuserConfig, channels: int) -> tuple[Depth, Depth]:
 
 def _encode(x: torch.Tensor, blocks: nn.ModuleList, downs: nn.ModuleList) -> list[torch.Tensor]:
     """Return the features at every scale, finest first."""
-    features = [blocks[0](blocks[0].embed(x))]
+    features = [blocks[0](_embed(blocks[0], x))]
     for down, block in zip(downs, blocks[1:], strict=True):
-        features.append(block(block.embed(down(features[-1]))))
+        features.append(block(_embed(block, down(features[-1]))))
     return features
+
+
+def _embed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    embedded: torch.Tensor = block.get_submodule("embed")(x)
+    return embedded
 
 
 def _conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
