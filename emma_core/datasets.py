@@ -432,11 +432,12 @@ def _on_any_disk(name: str) -> str:
 
 def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path, Path]) -> str | None:
     for files, folder in zip(sides, folders, strict=True):
+        if len(files) > 1:
+            return f"two files with one stem in {folder}: {', '.join(file.name for file in files)}"
+    for files, folder in zip(sides, folders, strict=True):
         if not files:
             return f"its mate is missing in {folder}"
     for files, folder in zip(sides, folders, strict=True):
-        if len(files) > 1:
-            return f"two files with one stem in {folder}: {', '.join(file.name for file in files)}"
         if not is_plain_name(files[0].stem):
             return f"its name in {folder} cannot be used; expected text without slash, backslash or control characters"
         if not files[0].is_file():

@@ -49,7 +49,7 @@ OPENERS: dict[str, Callable[[Path], object]] = {
 
 def open_file(path: Path) -> None:
     """Make sure that a file is whole, whatever state of a run it holds."""
-    if path.suffix != ".part":  # ultralytics' half checkpoint: never read, and written anew
+    if path.suffix not in {".csv", ".part", ".yaml"}:  # ultralytics' own: never read, and gone at the end
         OPENERS[path.suffix](path)
 
 
