@@ -22,8 +22,8 @@ lint: $(VENV)/.installed-dev  ## style and types
 
 bench: $(VENV)/.installed-dev  ## speed, side by side with plain code
 	$(BIN)/emma-tasks benchmark --out results/benchmark
-	$(BIN)/python scripts/benchmark_metrics.py
-	$(BIN)/python scripts/benchmark_training.py --precision bf16 --batch 1 --steps 1
+	$(BIN)/python scripts/benchmark_metrics.py --threads 2
+	$(BIN)/python scripts/benchmark_training.py --precision bf16 --batch 4 --steps 1
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

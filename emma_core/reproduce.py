@@ -154,7 +154,7 @@ def estimate(step: Step, request: Request) -> float | None:
         EmmaError: the step cannot be run, e.g. without weights.
     """
     if step.arguments[0] == FUSE:
-        fuser = load_fuser(request.method, weights=request.weights)
+        fuser = load_fuser(request.method, weights=request.weights, precision="auto")
         return _timed(_unfused(step.pairs, request), lambda few, folder: fuse_dataset(few, fuser, folder))
     if step.arguments[0] == EVALUATE:
         return _timed(step.pairs, lambda few, folder: evaluate_dataset(few, (), folder))
