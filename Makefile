@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## sample data, fusing, all tasks small, and a page to look at
 	$(BIN)/emma-tasks demo
 
-test: $(VENV)/.installed-dev  ## the tests, about ten minutes on two cores
+test: $(VENV)/.installed-dev  ## the tests, six minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer
