@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FIGURES := results/benchmark
 
 .PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/.installed  ## sample data, fusing, all tasks small, and a page to look at
 	$(BIN)/emma-tasks demo
 
-test: $(VENV)/.installed-dev  ## the tests, six minutes on two cores
+test: $(VENV)/.installed-dev  ## the tests, seven minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer
@@ -21,9 +22,11 @@ lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/python scripts/update_readme.py --check
 
 bench: $(VENV)/.installed-dev  ## speed, side by side with plain code
-	$(BIN)/emma-tasks benchmark --out results/benchmark
-	$(BIN)/python scripts/benchmark_metrics.py --threads 2
-	$(BIN)/python scripts/benchmark_training.py --precision bf16 --batch 4 --steps 1
+	$(BIN)/emma-tasks benchmark --out $(FIGURES)
+	$(BIN)/emma-tasks benchmark --recipe paper --size 480x640 --pairs 2 --repeats 2 --out $(FIGURES)
+	$(BIN)/python scripts/benchmark_evaluate.py --out $(FIGURES)/evaluate.csv
+	$(BIN)/python scripts/benchmark_metrics.py --threads 2 --out $(FIGURES)/metrics.csv
+	$(BIN)/python scripts/benchmark_training.py --precision bf16 --steps 1 --out $(FIGURES)/training.csv
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ import numpy as np
 
 from detection.classes import CLASSES, NUMBERED, dataset_classes
 from detection.label_files import LabelFile, read_coco, read_names, read_voc, read_yolo
-from emma_core.datasets import SAMPLE_SUFFIX, Pair, PairSet
+from emma_core.datasets import SAMPLE_SUFFIX, in_split
 from emma_core.errors import DataError
 from emma_core.images import read_image
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
+
+    from emma_core.pairs import Pair, PairSet
 
 CONDITIONS = "conditions.json"
 """What light each image was taken in, by id; may lie beside the labels."""
@@ -86,12 +88,14 @@ class Annotations:
         return dict(zip(self.classes, total.tolist(), strict=True))
 
 
-def read_annotations(pairs: PairSet, labels: Path | None = None) -> Annotations:
+def read_annotations(pairs: PairSet, labels: Path | None = None, classes: tuple[str, ...] | None = None) -> Annotations:
     """Read the boxes of all pairs.
 
     Args:
         pairs: of a data set with boxes.
-        labels: folder of label files, or COCO file; by default what is found in the usual places.
+        labels: folder of label files, or COCO file; by default what is found in the usual places. ``{split}`` in its
+            path stands for the part that a pair is in.
+        classes: names of a data set of one's own, in the order of their numbers.
 
     Returns:
         The labels; pairs that have none are counted.
@@ -100,7 +104,7 @@ def read_annotations(pairs: PairSet, labels: Path | None = None) -> Annotations:
         DataError: there are no labels, or a file is broken; the message names it, and the line.
         UsageError: nobody has drawn boxes for this data set.
     """
-    classes = dataset_classes(pairs.dataset)
+    classes = classes or dataset_classes(pairs.dataset)
     find, source = _finder(pairs, labels, classes)
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(find, pairs.pairs))
@@ -122,17 +126,20 @@ def _finder(
     pairs: PairSet, labels: Path | None, classes: tuple[str, ...]
 ) -> tuple[Callable[[Pair], LabelFile | None], Path]:
     """Return how the labels of a pair are found, and where."""
-    if labels is not None and not labels.exists():
-        raise DataError(f"--labels {labels}: no such file or folder")
     if labels is not None and labels.is_file():
         return _from_coco([labels], classes), labels
-    folders = {part: labels or _label_folder(pairs.root, part) for part in pairs.parts}
-    there = {part: folder for part, folder in folders.items() if folder is not None}
+    folders = {
+        part: Path(in_split(str(labels), part)) if labels else _label_folder(pairs.root, part) for part in pairs.parts
+    }
+    there = {part: folder for part, folder in folders.items() if folder is not None and folder.is_dir()}
+    if not there and labels:
+        raise DataError(f"{labels}: no such file or folder; expected labels")
     if not there:
         expected = ", ".join(_FOLDERS[:3])
         raise DataError(f"{pairs.dataset}: no labels under {pairs.root} (expected a folder {expected}); add --labels")
     source = next(iter(there.values()))
-    if coco := sorted(path for path in source.glob("*.json") if path.name != CONDITIONS):
+    files = {path for folder in there.values() for path in folder.glob("*.json")}
+    if coco := sorted(path for path in files if path.name != CONDITIONS):
         return _from_coco(coco, classes), source
     readers = {part: _file_reader(pairs.dataset, folder, classes) for part, folder in there.items()}
     return lambda pair: readers[pair.split](pair) if pair.split in readers else None, source
@@ -153,7 +160,7 @@ def _file_reader(dataset: str, folder: Path, classes: tuple[str, ...]) -> Callab
     """Return a reader of one label file a pair."""
     if next(folder.glob("*.xml"), None) is not None:
         return lambda pair: _if_there(folder / f"{pair.id}.xml", lambda path: read_voc(path, classes))
-    names = _numbering(dataset, folder)
+    names = _numbering(dataset, folder, classes)
     return lambda pair: _if_there(folder / f"{pair.id}.txt", lambda path: read_yolo(path, names, classes))
 
 
@@ -161,14 +168,14 @@ def _if_there(path: Path, read: Callable[[Path], LabelFile]) -> LabelFile | None
     return read(path) if path.exists() else None
 
 
-def _numbering(dataset: str, folder: Path) -> tuple[str, ...]:
-    """Find out what the numbers of YOLO label files stand for: never guessed, copies differ."""
+def _numbering(dataset: str, folder: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Find out what the numbers of YOLO label files stand for: never guessed, copies differ; one's own are declared."""
     for place in (folder / name for name in _NAMES):
         if place.exists():
             return tuple(read_names(place))
     name = dataset.removesuffix(SAMPLE_SUFFIX)
-    if name in NUMBERED:
-        return CLASSES[name]
+    if name in NUMBERED or name not in CLASSES:
+        return classes
     raise DataError(
         f"{folder}: YOLO labels hold numbers only, and copies of {dataset} number their classes differently; "
         f"expected {_NAMES[0]} beside them, with the class names in the order of their numbers"
@@ -177,8 +184,15 @@ def _numbering(dataset: str, folder: Path) -> tuple[str, ...]:
 
 def _from_coco(files: list[Path], classes: tuple[str, ...]) -> Callable[[Pair], LabelFile | None]:
     table: dict[str, LabelFile] = {}
+    origin: dict[str, Path] = {}
     for path in files:
-        table |= read_coco(path, classes)
+        for stem, file in read_coco(path, classes).items():
+            if table.setdefault(stem, file) != file:
+                raise DataError(
+                    f"{path}: lists {stem} as {origin[stem].name} does, with other boxes; expected an image in one of "
+                    "the files, as boxes go to pairs by its name; keep the files of one camera"
+                )
+            origin[stem] = path
     return lambda pair: table.get(pair.id)
 
 

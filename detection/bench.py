@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 
 from detection.annotations import CONDITIONS, read_annotations
 from detection.scoring import MEAN, OPERATING_NOTE, group_by_condition, read_conditions
+from detection.splits import PARTS
+from emma_core.errors import DataError
+from emma_core.metrics.bootstrap import LEAST_IMAGES
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +22,10 @@ if TYPE_CHECKING:
 
     from detection.annotations import Annotations
     from detection.splits import DetectionSplit
-    from emma_core.datasets import Pair, PairSet
+    from emma_core.pairs import Pair, PairSet
+
+
+_PURPOSES = {"train": "to train", "val": "to validate", "test": "to test"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Bench:
         """What a reader of the table should know."""
         left_out = len(self.annotations.unlabelled)
         unlabelled = (f"{left_out} pairs without a label file are left out.",) if left_out else ()
-        return (OPERATING_NOTE, *self.split.notes, *unlabelled, *self._absent())
+        return (OPERATING_NOTE, *self.split.notes, *unlabelled, *self._absent(), *self._rare())
 
     def _absent(self) -> list[str]:
         """Name the classes that only some light shows: means by light are then over other classes."""
@@ -70,6 +77,14 @@ class Bench:
             if lacking := [name for name in there if not counts[name]]:
                 notes.append(f"{MEAN} {condition} is over fewer classes: no {', '.join(lacking)} in these images.")
         return notes
+
+    def _rare(self) -> list[str]:
+        """Name the classes, and their mean, that too few test images show."""
+        images = [self.annotations.images[key].classes for key in self.split.test]
+        shown = {MEAN: sum(len(found) > 0 for found in images)}
+        shown |= {name: sum(number in found for found in images) for number, name in enumerate(self.classes)}
+        few = [f"{name} ({count})" for name, count in shown.items() if 0 < count < LEAST_IMAGES]
+        return [f"In fewer than {LEAST_IMAGES} test images, too few to tell: {', '.join(few)}."] if few else []
 
     def only(self, keys: Sequence[str]) -> PairSet:
         """Return some of the pairs."""
@@ -83,6 +98,8 @@ def open_bench(
     *,
     labels: Path | None = None,
     conditions: Path | None = None,
+    classes: tuple[str, ...] | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> Bench:
     """Read the boxes of a data set and part what has some.
 
@@ -91,14 +108,19 @@ def open_bench(
         choose: parts labelled pairs.
         labels: where the boxes are, if not in the usual places.
         conditions: file of the light of each image by id, if it does not lie beside the boxes.
+        classes: names of a data set of one's own, in the order of their numbers.
+        parts: of the split that are used.
 
     Raises:
-        DataError: there are no boxes, or a file of them is broken.
+        DataError: there are no boxes to train or test on, or a file of them is broken.
         UsageError: nobody has drawn boxes for this data set, or it is too small for the split.
     """
-    annotations = read_annotations(pairs, labels)
+    annotations = read_annotations(pairs, labels, classes)
     labelled = [pair for pair in pairs.pairs if pair.key in annotations.images]
     split = choose(labelled)
+    for part in parts:
+        if part != "val":  # figures mean something without a box to choose the epoch by
+            _refuse_without_boxes(annotations, getattr(split, part), part)
     wanted = {*split.train, *split.val, *split.test}
     kept = tuple(pair for pair in labelled if pair.key in wanted)
     source = annotations.source
@@ -108,8 +130,18 @@ def open_bench(
     return Bench(replace(pairs, pairs=kept, label=split.label, faults=()), annotations, split, listed)
 
 
-def describe(bench: Bench) -> list[str]:
-    """Say what was read, a line each: classes, boxes, what was left out, the split."""
+def _refuse_without_boxes(annotations: Annotations, keys: Sequence[str], part: str) -> None:
+    """Refuse to learn from nothing, or to score on it."""
+    if not any(annotations.counts(keys).values()):
+        raise DataError(
+            f"{annotations.source}: not one box in the {counted(len(keys), 'image')} {_PURPOSES[part]} on "
+            f"({annotations.degenerate} of all pairs had no area); expected some: mend the labels, or give others "
+            "with --labels"
+        )
+
+
+def describe(bench: Bench, parts: Sequence[str] = PARTS) -> list[str]:
+    """Say what was read, a line each: classes, boxes, what was left out, those parts of the split that are used."""
     annotations, split = bench.annotations, bench.split
     boxes = ", ".join(f"{name} {count}" for name, count in annotations.counts(annotations.images).items())
     odd = f"{annotations.clipped} reached out of their image and were clipped, {annotations.degenerate} had no area"
@@ -118,5 +150,5 @@ def describe(bench: Bench) -> list[str]:
         lines.append(
             f"Left out {len(annotations.unlabelled)} pairs without a label file, e.g. {annotations.unlabelled[0]}"
         )
-    counts = f"{len(split.train)} to train, {len(split.val)} to validate, {len(split.test)} to test"
+    counts = ", ".join(f"{len(getattr(split, part))} {_PURPOSES[part]}" for part in parts)
     return [*lines, f"Split {split.label}: {counts} (hash {split.hash[:12]})", *split.notes]

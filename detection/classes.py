@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from emma_core.datasets import SAMPLE_SUFFIX
 from emma_core.errors import UsageError
+from emma_core.text import same_name
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "M3FD": ("Bus", "Car", "Lamp", "Motorcycle", "People", "Truck"),
@@ -34,13 +35,18 @@ _ALIASES = (
 def dataset_classes(dataset: str) -> tuple[str, ...]:
     """Return the class names of a data set, or of a rendered stand-in.
 
+    Args:
+        dataset: its name; case does not matter.
+
     Raises:
         UsageError: nobody has drawn boxes for it.
     """
-    name = dataset.removesuffix(SAMPLE_SUFFIX)
-    if name not in CLASSES:
-        raise UsageError(f"{dataset} has no boxes to detect; expected {', '.join(CLASSES)}")
-    return CLASSES[name]
+    if known := same_name(dataset.lower().removesuffix(SAMPLE_SUFFIX), CLASSES):
+        return CLASSES[known]
+    raise UsageError(
+        f"No boxes of {dataset!r} are known; known: {', '.join(CLASSES)}, or a file FILE.toml that declares yours "
+        "(docs/detection.md)"
+    )
 
 
 def class_number(name: str, classes: tuple[str, ...]) -> int | None:

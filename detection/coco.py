@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
 from detection.ap import ClassMatches
 from emma_core.errors import ResultError
+from emma_core.files import read_text
 from emma_core.images import write_atomic
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         ResultError: the file is missing or damaged.
     """
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(read_text(path))
         return [
             {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": row["score"]}
             for row in rows
@@ -116,7 +117,7 @@ def evaluate(truth: Path, predictions: Path) -> Evaluation:
     """
     rows = read_predictions(predictions)
     try:
-        content = json.loads(truth.read_text("utf-8"))
+        content = json.loads(read_text(truth))
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it took
             judge = COCOeval(_coco(content), _coco(content | {"annotations": _with_areas(rows)}), "bbox")
             judge.params.areaRng, judge.params.areaRngLbl, judge.params.maxDets = [[0, 1e10]], ["all"], [MOST]

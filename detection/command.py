@@ -23,10 +23,10 @@ from emma_core.options import (
     VisibleRow,
     configured,
     find_dataset,
-    finish,
     named_folders,
     numbers,
     progress_bar,
+    refuse_faults,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from detection.recipes import DetectorRecipe
     from detection.splits import DetectionSplit
     from detection.table import Outcome
-    from emma_core.datasets import Pair, PairSet
+    from emma_core.pairs import Pair, PairSet
     from emma_core.rows import InputRow
 
 DEMO_START = Path(__file__).parent / "demo_start.safetensors"
 """What the detectors of the demo begin with; scripts/make_demo_detector.py made it."""
 
-Name = Annotated[str, typer.Argument(help="M3FD, MSRS or RoadScene.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="M3FD, MSRS, RoadScene, or FILE.toml that declares yours.")]
 SplitMethod = Annotated[
     str | None, typer.Option("--split", help="paper, scene, blocks, official or thirds; by default what fits the data.")
 ]
@@ -92,21 +92,27 @@ def detect(
 ) -> None:
     """Train the same detector on infrared, visible and fused images, and compare. A stopped run goes on.
 
-    Without --ir, --vis, --fused and --fused-dir all rows but foreign folders are run.
+    Without --ir, --vis and --fused all three kinds are run.
 
     Example: emma-tasks detect M3FD --root ~/data/M3FD --seeds 0,1,2
     """
     training = _TrainingOptions(recipe, config, model, pretrained, epochs, seeds)
     job = _evaluation(evaluate_only, training, size, device) if evaluate_only else _training(training, size, device)
-    pairs = find_dataset(name, root)
+    pairs, own_labels, classes = _data(name, root)
+    if not (split_file or (test_list and (train_list or evaluate_only))):  # lists name all that is used
+        refuse_faults(
+            pairs.dataset, pairs.faults, "--test-list with --train-list (or --evaluate-only), or --split-file"
+        )
     choose = _splitter(pairs, split, split_file, (train_list, test_list, val_list))
-    bench = _open(pairs, choose, labels, conditions, job)
+    bench = _open(pairs, choose, labels or own_labels, conditions, classes, job)
     rows = _rows(bench, runs, (infrared, visible, fused), fused_dir, evaluate_only)
     if dry_run:
+        from detection.inputs import check_images
+
+        check_images(rows[0], bench)  # boxes of another size show on any row, and reading all takes minutes
         typer.echo(job.foretell(bench, rows))
         return
     _print(job.run(bench, rows, runs))
-    finish(pairs.faults)
 
 
 def demo(data: Path, runs: Path) -> None:
@@ -224,6 +230,21 @@ def _prepare(runs: Path) -> None:
     keep_to(runs)
 
 
+def _data(name: str, root: Path | None) -> tuple[PairSet, Path | None, tuple[str, ...] | None]:
+    """Find the pairs; and where their labels are and what their classes are called, if a declaration says that."""
+    from detection.classes import dataset_classes
+
+    if not name.lower().endswith(".toml"):
+        dataset_classes(name)  # before the search, whose advice is about commands that take two folders
+        return find_dataset(name, root), None, None
+    from detection.own import read_own
+
+    own = read_own(Path(name))
+    if root is None:
+        raise UsageError(f"Where is {own.name}? Add --root DIR, the folder that {name} is about")
+    return own.find_pairs(root), own.labels_under(root), own.classes
+
+
 def _splitter(
     pairs: PairSet,
     method: str | None,
@@ -256,13 +277,16 @@ def _open(
     choose: Callable[[Sequence[Pair]], DetectionSplit],
     labels: Path | None,
     conditions: Path | None,
+    classes: tuple[str, ...] | None,
     job: _Training | _Evaluation,
 ) -> Bench:
     """Read and part the data; what one frozen detector is scored on has a folder of its own."""
     from detection.bench import describe, open_bench
+    from detection.splits import PARTS
 
-    bench = open_bench(pairs, choose, labels=labels, conditions=conditions)
-    for line in describe(bench):
+    parts = PARTS if isinstance(job, _Training) else ("test",)
+    bench = open_bench(pairs, choose, labels=labels, conditions=conditions, classes=classes, parts=parts)
+    for line in describe(bench, parts):
         typer.echo(line, err=True)
     return replace(bench, pairs=replace(bench.pairs, label=job.label(bench.split.label)))
 
@@ -287,13 +311,11 @@ def _print(outcome: Outcome) -> None:
 
     Against naive rules only the mean over classes is printed; the rest is in the files.
     """
-    from rich.console import Console
-
     from detection.scoring import MEAN
     from emma_core.report.tables import table_of
     from emma_core.results import NAIVE_ROWS
 
-    Console().print(table_of(outcome.results).to_console())
+    table_of(outcome.results).print()
     for comparison in outcome.comparisons:
         if comparison.column == MEAN or comparison.against not in NAIVE_ROWS:
             typer.echo(comparison.sentence())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from emma_core.datasets import Pair
+    from emma_core.pairs import Pair
 
     Hashes = NDArray[np.bool_]
     Links = NDArray[np.int64]

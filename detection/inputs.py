@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from emma_core.errors import DataError
+from emma_core.files import read_bytes
 from emma_core.images import read_image
 from emma_core.options import progress_bar
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from detection.annotations import ImageBoxes
     from detection.bench import Bench
-    from emma_core.datasets import Pair
     from emma_core.images import FloatImage
+    from emma_core.pairs import Pair
     from emma_core.rows import InputRow
 
 
@@ -30,7 +31,7 @@ def images_sha256(row: InputRow, pairs: Sequence[Pair]) -> str:
     with progress_bar(f"{row.name}: reading", len(pairs)) as advance:
         for pair in pairs:
             try:
-                digest.update(hashlib.sha256(row.files[pair.key].read_bytes()).digest())
+                digest.update(hashlib.sha256(read_bytes(row.files[pair.key])).digest())
             except OSError as error:
                 raise DataError(f"{row.name}: {row.files[pair.key]}: cannot be read ({error.strerror})") from None
             advance()
@@ -38,15 +39,16 @@ def images_sha256(row: InputRow, pairs: Sequence[Pair]) -> str:
 
 
 def check_images(row: InputRow, bench: Bench) -> None:
-    """Decode every image of a row, so that none stops a training, or the test after it.
+    """Decode every image of a row on a bench, so that none stops a training, or the test after it.
 
     Raises:
         ImageError: a file is no image, or damaged.
         DataError: it has another size than its boxes are of.
     """
     images = bench.annotations.images
-    with progress_bar(f"{row.name}: checking", len(bench.pairs.pairs)) as advance, ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda pair: read_fitting(row, pair, images[pair.key]), bench.pairs.pairs):
+    pairs = [pair for pair in bench.pairs.pairs if pair.key in row.files]  # a frozen detector needs the test pairs only
+    with progress_bar(f"{row.name}: checking", len(pairs)) as advance, ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda pair: read_fitting(row, pair, images[pair.key]), pairs):
             advance()
 
 

@@ -16,6 +16,7 @@ from defusedxml import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import DefusedXMLParser  # type: ignore[import-untyped]
 
 from detection.classes import class_number
+from emma_core import files
 from emma_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _LINE = "line of the file"
 _LONGEST = 1_000_000  # pixels of a side
+_DEEPEST = 50  # elements around an element; annotations have three
+_ROUNDED = 1.001  # what a fraction may be, as others round
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -56,11 +59,31 @@ class LabelFile:
 
 
 class _LineParser(DefusedXMLParser):  # type: ignore[misc]
-    """Notes for every element the line it begins on."""
+    """Notes for every element the line it begins on, and refuses those that are nested to do harm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    @property
+    def line(self) -> int:
+        """Where it is reading."""
+        number: int = self.parser.CurrentLineNumber
+        return number
 
     def _start(self, *arguments: Any) -> Element:  # noqa: ANN401 - as expat calls it
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            error = ParseError(f"elements in more than {_DEEPEST} others")
+            error.position = self.line, self.parser.CurrentColumnNumber
+            raise error
         element: Element = super()._start(*arguments)
-        element.set(_LINE, str(self.parser.CurrentLineNumber))
+        element.set(_LINE, str(self.line))
+        return element
+
+    def _end(self, tag: str) -> Element:
+        self._depth -= 1
+        element: Element = super()._end(tag)
         return element
 
 
@@ -76,12 +99,15 @@ def read_voc(path: Path, classes: tuple[str, ...]) -> LabelFile:
     """
     parser = _LineParser()
     try:
-        parser.feed(read_text(path))
+        parser.feed(_text_or_bytes(path))
         root: Element = parser.close()
     except ParseError as error:
         raise DataError(f"{path}:{error.position[0]}: broken XML ({str(error).partition(':')[0]})") from None
     except DefusedXmlException as error:
-        raise DataError(f"{path}: refused XML ({type(error).__name__}); annotations need no entities") from None
+        refused = type(error).__name__
+        raise DataError(f"{path}:{parser.line}: refused XML ({refused}); annotations need no entities") from None
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path}:{parser.line}: {error}; expected UTF-8") from None
     objects = tuple(_voc_object(path, element, classes) for element in root.iter("object"))
     size = root.find("size")
     if size is None:
@@ -122,7 +148,7 @@ def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:
         What it says, by the stem of the image's file name.
 
     Raises:
-        DataError: it is no such file, or names an unknown class.
+        DataError: it is no such file, names an unknown class, or lists two images of one stem.
     """
     try:
         content = json.loads(read_text(path))
@@ -137,12 +163,26 @@ def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:
             left, top, width, height = map(_finite, annotation["bbox"])
             box = (left, top, left + width, top + height)
             found[annotation["image_id"]].append(LabelledObject(numbers[annotation["category_id"]], box))
+        _refuse_shared_stems(path, [image["file_name"] for image in content["images"]])
         return {
             Path(image["file_name"]).stem: LabelFile(tuple(found[image["id"]]), _size(image["width"], image["height"]))
             for image in content["images"]
         }
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a COCO annotation file ({type(error).__name__}: {error})") from None
+
+
+def _refuse_shared_stems(path: Path, names: Sequence[str]) -> None:
+    """Refuse two images of one stem: boxes go to pairs by it, so those of one of the images would be lost."""
+    first: dict[str, str] = {}
+    for name in names:
+        stem = Path(name).stem
+        if stem in first:
+            raise DataError(
+                f"{path}: lists {first[stem]} and {name}; expected one image for each pair, as boxes go to pairs by "
+                f"the name {stem}; keep the entries of one camera, with the boxes"
+            )
+        first[stem] = name
 
 
 def read_names(path: Path) -> list[str]:
@@ -157,11 +197,26 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is no text.
     """
     try:
-        return path.read_text("utf-8-sig")
+        return files.read_text(path, "utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is no text; expected labels") from None
+
+
+def _text_or_bytes(path: Path) -> str | bytes:
+    """Read UTF-8 as text, whatever it claims to be, and else bytes, of which a parser finds out what they declare."""
+    try:
+        data = files.read_bytes(path)
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError:
+        return data
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror})")
 
 
 def _voc_object(path: Path, element: Element, classes: tuple[str, ...]) -> LabelledObject:
@@ -172,6 +227,13 @@ def _voc_object(path: Path, element: Element, classes: tuple[str, ...]) -> Label
     left, top, right, bottom = (_number(path, corners, corner) for corner in _CORNERS)
     number = _class(f"{path}:{name.get(_LINE)}", name.text or "", classes)
     return LabelledObject(number, (left, top, right, bottom))
+
+
+def _decimal(text: str) -> float:
+    """Read a number as people write it; Python takes 1_0 and the digits of any script, too."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
 
 
 def _finite(value: object) -> float:
@@ -192,7 +254,7 @@ def _number(path: Path, parent: Element, name: str) -> float:
     text = "" if element is None else (element.text or "")
     place = parent if element is None else element
     try:
-        value = float(text)
+        value = _decimal(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -202,13 +264,15 @@ def _number(path: Path, parent: Element, name: str) -> float:
 
 def _yolo_object(place: str, text: str, names: Sequence[str], classes: tuple[str, ...]) -> LabelledObject:
     try:
-        number, *box = map(float, text.split())
+        number, *box = map(_decimal, text.split())
         x, y, width, height = box
     except ValueError:
         raise DataError(f"{place}: {text.strip()[:60]!r}, expected: class x y width height") from None
     if not all(map(math.isfinite, box)) or number != int(number) or not 0 <= number < len(names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(names))
         raise DataError(f"{place}: {text.strip()[:60]!r}, expected a class of {known} and four numbers")
+    if max(box) > _ROUNDED:
+        raise DataError(f"{place}: {text.strip()[:60]!r}, values in pixels? expected 0 to 1, of width and height")
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return LabelledObject(_class(place, names[int(number)], classes), corners)
 

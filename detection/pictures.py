@@ -10,7 +10,7 @@ import numpy as np
 from detection.ap import best_operating_point, confusion, image_points, pair_up, precision_recall
 from detection.coco import found_by_image, read_predictions
 from emma_core.images import read_image
-from emma_core.pictures import INDEX, TaskPicture, pictures_folder, read_index, write_index, write_picture
+from emma_core.pictures import TaskPicture, earlier_pictures, pictures_folder, write_index, write_picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def draw_pictures(bench: Bench, rows: Sequence[DrawnRow], folder: Path) -> list[
     place = pictures_folder(folder)
     spec = bench.pairs.spec
     alone = [row for row in rows if row.name in {spec.infrared_label, spec.visible_label}]
-    earlier = read_index(place / INDEX) if (place / INDEX).exists() else []
+    earlier = earlier_pictures(place)
     made = []
     for row in rows:
         if alone and row not in alone:
@@ -109,7 +109,7 @@ def _examples(bench: Bench, alone: Sequence[DrawnRow], row: DrawnRow, place: Pat
         if wanted:
             key = bench.test.pairs[number].key
             caption = (
-                f"{key}: largest {kind} of {name}, {gains[number]:+d} hits less false alarms against the better of "
+                f"{key}: largest {kind} of {name}, hits minus false alarms {gains[number]:+d} against the better of "
                 f"{' and '.join(each.name for each in alone)}. {_LEGEND}"
             )
             picture = TaskPicture(f"{name}-{kind}.png", caption, _group(row), wide=True)
@@ -177,7 +177,7 @@ def curve_figure(rows: Sequence[DrawnRow], classes: Sequence[str]) -> Figure:
     lines = -(-len(classes) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * lines + 0.4), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, number in zip(panels, range(len(panels)), strict=True):
+    for number, axes in enumerate(panels):
         if number >= len(classes):
             axes.set_axis_off()
             continue

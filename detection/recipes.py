@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from emma_core.config import from_dict, to_dict
 from emma_core.errors import UsageError
+from emma_core.text import same_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,6 +103,9 @@ RECIPES: dict[str, DetectorRecipe] = {
 }
 """The recipes by name."""
 
+SECONDS_AN_IMAGE = {"paper": 0.95 * RECIPES["paper"].epochs, "quick": 0.15 * RECIPES["quick"].epochs}
+"""By recipe: what each training image takes of one core in all epochs together [s] (docs/detection.md)."""
+
 
 def detector_recipe(name: str) -> DetectorRecipe:
     """Look a recipe up by name, without regard to case.
@@ -109,9 +113,8 @@ def detector_recipe(name: str) -> DetectorRecipe:
     Raises:
         UsageError: no such recipe; the message lists those that are known.
     """
-    for known, recipe in RECIPES.items():
-        if known == name.lower():
-            return recipe
+    if known := same_name(name, RECIPES):
+        return RECIPES[known]
     raise UsageError(f"Unknown recipe {name!r}; known: {', '.join(RECIPES)}")
 
 

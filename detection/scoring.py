@@ -12,6 +12,7 @@ from detection.annotations import CONDITIONS
 from detection.ap import average_precisions, best_operating_point
 from emma_core.comparisons import Comparison
 from emma_core.errors import DataError
+from emma_core.files import read_text
 from emma_core.metrics.bootstrap import bootstrap
 from emma_core.results import NAIVE_ROWS, Column, write_changed
 
@@ -91,7 +92,7 @@ def read_conditions(path: Path) -> dict[str, str]:
         DataError: it is no such file.
     """
     try:
-        return {str(key): str(value) for key, value in json.loads(path.read_text("utf-8")).items()}
+        return {str(key): str(value) for key, value in json.loads(read_text(path)).items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: no JSON object of conditions by id ({type(error).__name__}), e.g. {{'00000': 'day'}}"
@@ -148,7 +149,8 @@ def compare(
 
     Returns:
         mAP@0.5 of every fused row against every camera, then of every method against every naive rule, and the classes
-        in which they can be told apart. Only seeds that both rows have are compared.
+        in which they can be told apart. Only seeds that both rows have are compared. What fewer than
+        :data:`emma_core.metrics.bootstrap.LEAST_IMAGES` show has no interval.
     """
     alone = [row for row in rows if row in sources]
     naive = [row for row in rows if row in NAIVE_ROWS]
@@ -173,8 +175,11 @@ def _compare(
 ) -> list[Comparison]:
     """Compare two rows, each with its name and its evaluations with the same seeds."""
     (name, ours), (other, theirs) = row, against
-    images = len(ours[0].matches[0].objects)
-    intervals = bootstrap(lambda chosen: ap50(ours, chosen) - ap50(theirs, chosen), images)
+    matches = ours[0].matches
+    images = len(matches[0].objects)
+    shows = np.array([each.objects > 0 for each in matches])
+    shown = np.count_nonzero([np.any(shows, axis=0), *shows], axis=1)
+    intervals = bootstrap(lambda chosen: ap50(ours, chosen) - ap50(theirs, chosen), images, shown=shown)
     phrases = [("finds more", "finds less"), *((f"finds {kind} better", f"finds {kind} worse") for kind in classes)]
     made = [
         Comparison(table_key, name, other, column, each.value, each.low, each.high, images, "AP", 1, better, worse)

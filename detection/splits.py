@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.duplicates import hash_pairs, near_duplicates, scenes
-from emma_core.datasets import Pair, read_split_file, refuse_ambiguous, split_hash
 from emma_core.errors import DataError, UsageError
+from emma_core.files import read_text
 from emma_core.images import write_atomic
+from emma_core.pairs import Pair, read_split_file, refuse_ambiguous, split_hash
 
 if TYPE_CHECKING:
     from detection.duplicates import Links
@@ -88,7 +89,7 @@ def block_parts(pairs: Sequence[Pair]) -> Parts:
 
 
 def official_parts(pairs: Sequence[Pair]) -> Parts:
-    """Take the train and test part of the data set; one training pair in ten is held out for validation.
+    """Take the parts of the data set; without a part ``val``, one training pair in ten is held out for validation.
 
     Raises:
         UsageError: the labelled pairs are not in such parts.
@@ -97,7 +98,8 @@ def official_parts(pairs: Sequence[Pair]) -> Parts:
     test = [pair for pair in pairs if pair.split == "test"]
     if not train or not test:
         raise UsageError("--split official: the labelled pairs have no parts train and test; expected both")
-    return (*_held_out(train), test)
+    val = [pair for pair in pairs if pair.split == "val"]
+    return (train, val, test) if val else (*_held_out(train), test)
 
 
 def third_parts(pairs: Sequence[Pair]) -> Parts:
@@ -168,7 +170,7 @@ def listed_split(pairs: Sequence[Pair], test: Path, train: Path | None, val: Pat
         val: of those to choose the epoch by; by default one training pair in ten.
 
     Raises:
-        DataError: a list names a pair that is not there or has no boxes.
+        DataError: a list names a pair that is not there or has no boxes, or one twice.
         UsageError: two lists name the same pair.
     """
     lists = {part: path for part, path in (("train", train), ("val", val), ("test", test)) if path}
@@ -187,10 +189,10 @@ def read_split(path: Path, pairs: Sequence[Pair]) -> DetectionSplit:
     """Read a ``split.json``, as a run writes it or as somebody else gives it: ids under train, val and test.
 
     Raises:
-        DataError: it cannot be read, or names a pair that is not there or has no boxes.
+        DataError: it cannot be read, or names a pair that is not there or has no boxes, or one twice in a part.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
         lists = {part: [str(identifier) for identifier in content[part]] for part in PARTS}
         notes = tuple(map(str, content.get("notes", ())))
     except OSError as error:
@@ -221,8 +223,8 @@ def _keys(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _held_out(pairs: Sequence[Pair]) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """Hold out one pair in ten, spread evenly."""
-    number = max(1, len(pairs) // _HELD_OUT)
+    """Hold out one pair in ten, spread evenly; of one pair that one, of none none."""
+    number = min(len(pairs), max(1, len(pairs) // _HELD_OUT))
     chosen = {(2 * index + 1) * len(pairs) // (2 * number) for index in range(number)}
     rest = [pair for index, pair in enumerate(pairs) if index not in chosen]
     return rest, [pairs[index] for index in sorted(chosen)]
@@ -234,6 +236,12 @@ def _listed(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> list[Pai
     lost = [name for name in names if name not in known]
     if lost:
         raise DataError(f"{path}: {len(lost)} of {len(names)} ids are no pairs with boxes here, first {lost[0]!r}")
+    spelled: dict[str, str] = {}  # a pair may be listed by its id and by split/id
+    for name in names:
+        key = known[name].key
+        if key in spelled:
+            raise DataError(f"{path}: lists {key} twice in one part, as {spelled[key]!r} and {name!r}; leave out one")
+        spelled[key] = name
     return [known[name] for name in names]
 
 

@@ -16,8 +16,9 @@ from detection.splits import write_split
 from emma_core.comparisons import write_comparisons
 from emma_core.options import progress_bar
 from emma_core.report.tables import row_order
-from emma_core.results import Result, read_results, write_result
+from emma_core.results import Result, blank_result, read_results, table_folder, write_result
 from emma_core.rows import source_rows
+from emma_core.seen import seen_note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,7 +137,11 @@ class TableFolder:
         bench, conditions = self.bench, self.bench.conditions
         evaluation = evaluate(self.path / TRUTH, place / PREDICTIONS)
         scoring.write_conditions(place, evaluation, bench.classes, conditions)
-        complete = replace(result, values=scoring.values(evaluation, bench.classes, conditions))
+        complete = replace(
+            result,
+            values=scoring.values(evaluation, bench.classes, conditions),
+            notes=(*result.notes, *seen_note(result.row, result.source, bench.test)),
+        )
         write_result(place, complete)
         return Scored(complete, evaluation, place)
 
@@ -154,23 +159,13 @@ def open_table(
         comparable: whether the paper's rows may stand beside them.
     """
     test = bench.test
-    common = Result(
-        task=TASK,
-        title=TITLE,
-        dataset=test.dataset,
-        split=test.label,
-        split_hash=test.hash,
-        sources_hash=test.sources_hash(),
-        parts=test.parts,
-        count=len(test.pairs),
-        row="",
-        columns=scoring.columns(bench.classes, bench.conditions),
-        values={},
+    common = replace(
+        blank_result(test, TASK, TITLE, scoring.columns(bench.classes, bench.conditions)),
         recipe=dict(recipe),
         notes=(*bench.notes, *notes),
         comparable=comparable,
     )
-    return TableFolder(runs / TASK / test.dataset / test.label, bench, common)
+    return TableFolder(table_folder(runs, TASK, test.dataset, test.label), bench, common)
 
 
 def unfinished(place: Path) -> bool:

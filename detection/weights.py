@@ -13,6 +13,7 @@ import torch
 
 from emma_core.checkpoint import unpickle_plain
 from emma_core.errors import CheckpointError
+from emma_core.files import read_bytes
 from emma_core.images import write_atomic
 from emma_core.manifest import sha256
 from emma_core.sealed import is_whole, metadata, seal
@@ -78,7 +79,7 @@ def read_weights(path: Path) -> WeightsFile:
         CheckpointError: it is missing, damaged, or holds more than plain values.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected weights of a detector") from None
     if data[8:9] == b"{":  # safetensors begin with eight bytes of length and a JSON object

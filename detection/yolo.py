@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import math
 import time
@@ -93,8 +94,9 @@ def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionM
     Raises:
         UsageError: there is no such model.
     """
-    architecture = _architecture(recipe)
     try:
+        # Built from what a file of weights will hold, so that what was trained can be loaded.
+        architecture = json.loads(json.dumps(_architecture(recipe)))
         with seeded(seed, "detector"):
             network = DetectionModel(_harmless(architecture), ch=3, nc=classes, verbose=False)
     except (CheckpointError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -112,10 +114,23 @@ def _architecture(recipe: DetectorRecipe) -> dict[str, Any]:
         raise UsageError(f"--model {recipe.model}: no such model; expected e.g. yolov5s, or a YAML file") from None
     except Exception as error:  # whatever a file that is no YAML provokes in its parser
         raise UsageError(f"--model {recipe.model}: not a model ({type(error).__name__})") from None
-    if recipe.width is not None:
-        depth, _, most = content.get("scales", {}).get(content.get("scale"), (1.0, 1.0, 1024))
-        content["scales"] = {content["scale"]: [depth, recipe.width, most]}
-    return content
+    return _of_one_scale(content, recipe.width)
+
+
+def _of_one_scale(content: dict[str, Any], width: float | None) -> dict[str, Any]:
+    """Keep the scale that is meant: the first one, where no letter in the name of the file says which.
+
+    Args:
+        content: of a YAML file.
+        width: factor on the channels, instead of that of the scale.
+    """
+    scales = content.get("scales") or {}
+    if not scales and width is None:
+        return content
+    scale = content.get("scale") or next(iter(scales), "own")
+    depth, wide, most = scales[scale] if scales else (content.get("depth_multiple", 1.0), 1.0, 1024)
+    chosen = [depth, wide if width is None else width, most]
+    return content | {"scale": str(scale), "scales": {str(scale): chosen}}
 
 
 def _harmless(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +228,7 @@ def train_detector(task: TrainingTask) -> None:
     if done >= task.recipe.epochs:
         return
     threads = torch.get_num_threads()
-    with TrainingLog(task.folder, done, task.recipe.epochs, task.title) as log:
+    with TrainingLog(task.folder, done, task.recipe.epochs, task.title, unit="epoch") as log:
         trainer = _Trainer(task, log, resume=last if done else None)
         torch.set_num_threads(threads)  # ultralytics leaves a core idle
         try:
@@ -278,8 +293,9 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     def __init__(self, task: TrainingTask, log: TrainingLog, resume: Path | None) -> None:
         self._task, self._log = task, log
         self._best = read_weights(task.folder / WEIGHTS).tensors if resume else {}
-        self._saved = -math.inf
+        self._saved, self._batches = -math.inf, 0
         super().__init__(overrides=_arguments(task) | ({"resume": str(resume)} if resume else {}))
+        self.add_callback("on_train_batch_end", lambda _: self._advance())
         self.add_callback("on_fit_epoch_end", lambda _: self._note())
 
     def get_dataset(self) -> dict[str, Any]:
@@ -327,7 +343,13 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     def final_eval(self) -> None:
         """Leave the evaluation to us."""
 
+    def _advance(self) -> None:
+        self._batches += 1
+        part = min(self._batches / len(self.train_loader), 1)
+        self._log.tick(self.epoch + part, sum(map(float, (self.tloss or {}).values())))
+
     def _note(self) -> None:
+        self._batches = 0
         losses = {name: float(value) for name, value in self.tloss.items()}
         self._log.tick(self.epoch + 1, sum(losses.values()))
         chosen = {"mAP@0.5:0.95 of the validation images": float(self.fitness)} if self.fitness is not None else {}

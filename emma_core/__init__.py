@@ -21,7 +21,7 @@ _PUBLIC = {
     "fusion_metrics": "emma_core.metrics.fusion",
     "read_image": "emma_core.images",
     "write_image": "emma_core.images",
-    "find_pairs": "emma_core.datasets",
+    "find_pairs": "emma_core.pairs",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604 - the names are strings, which ruff cannot see

@@ -7,6 +7,8 @@ plain ways (:mod:`emma_core.benchmark_plain`) fuse one pair after the other with
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
@@ -17,7 +19,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +29,13 @@ from emma_core.checkpoint import save_checkpoint
 from emma_core.config import network_recipe
 from emma_core.errors import EmmaError
 from emma_core.fusers import SHIPPED_WEIGHTS
-from emma_core.images import read_image
+from emma_core.images import read_image, write_atomic
 from emma_core.models.ufuser import UFuser
 from emma_core.runtime import resolve_device
 from emma_core.samples import write_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Largest difference, in a range of 0 to 1, that the library's network may have to the plain one in fp32."""
-
-BATCH = 8
-"""Pairs of equal size that a GPU fuses at once in ``network``."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Job:
         width: likewise.
         pairs: fused in a turn.
         repeats: timed turns of each way, after one that is not.
-        recipe: widths of the network: ``released`` or ``paper``.
+        recipe: widths of the network: ``released`` or ``paper``, or what it is called where ``weights`` are given.
         weights: checkpoint; by default the shipped one for ``released`` and untrained weights for others.
         device: where to compute.
         threads: of torch; by default one for every core.
@@ -81,7 +80,7 @@ class Figures:
         way: its name.
         height: of the images [pixels].
         width: likewise.
-        recipe: widths of the network.
+        recipe: of the job.
         seconds: for a pair, median over the turns.
         pairs_per_second: its inverse.
         ratio: to the plain way of the same stage; above 1 is faster.
@@ -178,6 +177,17 @@ def measure(job: Job, ways: Sequence[Way] = WAYS, on_turn: Callable[[], None] = 
     figures = [_figures(job, way, turns[way], turns[firsts[way.stage]], compare[way], flops[way]) for way in ways]
     check_agreement(figures)
     return figures
+
+
+def write_figures(path: Path, rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Write rows with the same keys as CSV, to five digits, each with the machine that they are from."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*rows[0], "machine"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        rounded = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow(rounded | {"machine": where})
+    write_atomic(path, stream.getvalue().encode())
 
 
 def check_agreement(figures: Sequence[Figures]) -> None:

@@ -6,7 +6,6 @@ It fuses all pairs for every line that it reads, and answers with a :class:`~emm
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -15,19 +14,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from emma_core.benchmark import BATCH, Job, Turn, Way
+from emma_core.batches import WAITING, pairs_at_once
+from emma_core.benchmark import Job, Turn, Way
 from emma_core.benchmark_plain import plain_copy
 from emma_core.checkpoint import load_ufuser
-from emma_core.datasets import find_pairs, folder_spec
+from emma_core.datasets import folder_spec
 from emma_core.fuse import fuse_pair
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import SHIPPED_WEIGHTS, Fuser, load_fuser
 from emma_core.images import pad_reflect, read_grey, read_image, write_image
-from emma_core.runtime import map_images, resolve_device
+from emma_core.pairs import find_pairs
+from emma_core.runtime import map_images, memory_mib, resolve_device
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from emma_core.benchmark import Arrays, Run
-    from emma_core.datasets import PairSet
+    from emma_core.pairs import PairSet
 
 
 class Worker:
@@ -72,16 +75,14 @@ class Worker:
             )
             for pair in self._pairs().pairs
         ]
-        size = BATCH if self.device.type != "cpu" and self.way.precision else 1
-        batches = [
-            tuple(torch.cat(side).to(self.device) for side in zip(*pairs[first : first + size], strict=True))
-            for first in range(0, len(pairs), size)
-        ]
-        apply = map_images if self.way.precision else lambda function, items, _: map(function, items)
+
+        def fuse(pair: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
+            return self.fuser(*pair)[0, 0].numpy()
 
         def run() -> None:
-            fused = apply(lambda batch: self.fuser(*batch).cpu(), batches, self.device)
-            self.outputs = [image.numpy() for batch in fused for image in batch[:, 0]]
+            several = self.way.precision is not None
+            fused = map_images(fuse, pairs, self.device, at_once=WAITING) if several else map(fuse, pairs)
+            self.outputs = list(fused)
 
         return run
 
@@ -108,10 +109,12 @@ class Worker:
         from torch.utils.flop_counter import FlopCounterMode
 
         side = 64
-        image = torch.zeros(1, 1, side, side, device=self.device)
+        image = torch.zeros(1, 1, side, side)
         with FlopCounterMode(display=False) as counter:
             self.fuser(image, image)
-        return float(counter.get_total_flops()) * self.job.height * self.job.width / side**2
+        batched = self.way.precision and self.device.type != "cpu"
+        pairs = pairs_at_once(side, side) if batched else 1
+        return float(counter.get_total_flops()) / pairs * self.job.height * self.job.width / side**2
 
 
 def _plain_fuser(weights: Path, device: torch.device) -> Fuser:
@@ -120,8 +123,8 @@ def _plain_fuser(weights: Path, device: torch.device) -> Fuser:
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            fused: torch.Tensor = plain(infrared, visible)
-        return fused
+            fused: torch.Tensor = plain(infrared.to(device), visible.to(device))
+        return fused.cpu()
 
     return Fuser("plain", function, stride=network.stride, min_size=network.min_size, device=device)
 
@@ -129,24 +132,11 @@ def _plain_fuser(weights: Path, device: torch.device) -> Fuser:
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return _memory_mib("VmHWM")
+    return memory_mib("VmHWM")
 
 
 def _loaded_mib(device: torch.device) -> float:
-    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _memory_mib("VmRSS")
-
-
-def _memory_mib(entry: str) -> float:
-    """Read the memory of this process; Linux knows both, and elsewhere only the peak is known.
-
-    getrusage is no help on Linux: the peak of a new process begins with that of the one that started it.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        scale = 2**20 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-    line = next(line for line in status.read_text().splitlines() if line.startswith(entry))
-    return int(line.split()[1]) / 2**10
+    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else memory_mib("VmRSS")
 
 
 def _main() -> None:

@@ -11,10 +11,11 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -24,6 +25,8 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 
 def torch_stream(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """Return torch's generator (on the CPU) for one purpose; see :func:`stream`."""
+    import torch  # takes seconds, and the report, which reads intervals, does without
+
     return torch.Generator().manual_seed(int(stream(seed, purpose, *numbers).integers(2**63)))
 
 
@@ -33,6 +36,8 @@ def seeded(seed: int, purpose: str, *numbers: int) -> Iterator[None]:
 
     The generators go back to their state afterwards.
     """
+    import torch
+
     state = torch_stream(seed, purpose, *numbers)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

@@ -24,10 +24,12 @@ from torch import nn
 from emma_core import __version__
 from emma_core.config import NETWORK_RECIPES, SensingConfig, UFuserConfig, from_dict, to_dict
 from emma_core.errors import CheckpointError, UsageError
+from emma_core.files import read_bytes
 from emma_core.images import write_atomic
 from emma_core.models.ufuser import UFuser
 from emma_core.models.unet import SensingUNet
 from emma_core.sealed import is_whole, metadata, seal
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -182,7 +184,7 @@ def authors_name(kind: Kind, name: str) -> str:
 def _read(path: Path, kind: Kind) -> tuple[CheckpointInfo, Tensors]:
     """Read a file of weights of one kind; the tensors keep the names that they have in the file."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; expected weights, .safetensors or the authors' .pth") from None
     except OSError as error:
@@ -375,4 +377,4 @@ def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def _some(names: list[str]) -> str:
     """Count names and spell the first few."""
     first = [" ".join(name.split())[:80] for name in names[:3]]
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(first)}{', ...' * (len(names) > 3)})"
+    return f"{counted(len(names), 'tensor')} ({', '.join(first)}{', ...' * (len(names) > 3)})"

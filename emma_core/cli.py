@@ -7,9 +7,11 @@ annotations (docs/adding_a_task.md).
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -23,6 +25,12 @@ HELP = "Does fusing two cameras help? Fuse image pairs, and measure beside each 
 
 TASKS = "emma_tasks.tasks"
 """Entry-point group under which packages offer commands."""
+
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C: 128 and the number of the signal, as shells do."""
+
+_SHORT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
+"""What torch says of a processor's memory and of a GPU's, in a RuntimeError."""
 
 
 def build_app() -> typer.Typer:
@@ -71,13 +79,25 @@ def load_task(entry: EntryPoint) -> commands.Command:
 
 def main() -> None:
     """Run the command line; errors made on purpose become one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an arrow that a narrow encoding lacks must not stop the answer
+            stream.reconfigure(errors="replace")
     try:
         build_app()()
+    except SystemExit as left:
+        if left.code == _INTERRUPTED:
+            _complain("Stopped. What is finished is kept; the same command goes on.")
+        raise
     except EmmaError as error:
         _complain(f"Error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # the operating system's refusals; whatever was written whole is kept
         _complain(f"Error: {error.filename or 'input or output'}: {error.strerror or error}")
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error))):
+            raise
+        _complain("Error: not enough memory; tiles (--tile 512) or a smaller batch (--config) need less")
         sys.exit(1)
 
 

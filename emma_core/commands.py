@@ -18,6 +18,7 @@ from emma_core.errors import EmmaError, UsageError
 from emma_core.options import (
     Device,
     DryRun,
+    FusedFolders,
     InfraredFolder,
     Precision,
     Root,
@@ -33,8 +34,11 @@ from emma_core.options import (
 from emma_core.reproduce_commands import reproduce
 
 if TYPE_CHECKING:
-    from emma_core.datasets import PairSet, Side
+    from emma_core.datasets import Side
+    from emma_core.fuse import Colour
     from emma_core.fusers import Fuser
+    from emma_core.images import FloatImage
+    from emma_core.pairs import PairSet
 
 Command = Callable[..., None]
 
@@ -52,6 +56,8 @@ Weights = Annotated[
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch to each image's own minimum and maximum.")]
 RowName = Annotated[str | None, typer.Option("--name", help="What to call the row; by default the method.")]
 Grey = Annotated[bool, typer.Option("--grey", help="Write luma only, without the colours of the visible image.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Tile = Annotated[
     int | None, typer.Option(min=0, help="Side of tiles in pixels, 0 for none; by itself above 2.5 megapixels.")
 ]
@@ -68,22 +74,23 @@ def fuse(
     device: Device = "auto",
     precision: Precision = "auto",
     output_range: Range = "sigmoid",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Fuse a pair of images, or two folders of equally named images.
 
     Example: emma-tasks fuse --ir ir.png --vis vis.png --out fused.png --method laplacian
     """
-    from emma_core.datasets import find_pairs, folder_spec
-    from emma_core.fuse import fuse_pair
+    from emma_core.datasets import folder_spec
     from emma_core.fusers import load_fuser
-    from emma_core.images import read_image, write_image
+    from emma_core.pairs import find_pairs
 
     if infrared.is_dir() != visible.is_dir():
         raise UsageError("--ir and --vis must be two images or two folders; one is a folder, the other is not")
     if colour not in COLOURS:
         raise UsageError(f"--colour {colour!r}: expected {', '.join(COLOURS)}")
+    if not infrared.is_dir():
+        _refuse_out(out, {infrared, visible}, overwrite=overwrite)
     fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
     grey, side = colour == "none", COLOURS[colour]
     if infrared.is_dir():
@@ -91,16 +98,7 @@ def fuse(
         pairs = find_pairs(spec, infrared.resolve().parent)
         _fuse_into(out, pairs, fuser, grey=grey, tile=tile, limit=None, overwrite=overwrite, dry_run=dry_run)
         return
-    if out.resolve() in {infrared.resolve(), visible.resolve()}:
-        raise UsageError(f"{out} is one of the source images; choose another file for the fused one")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; replace it with --overwrite")
-    images = read_image(infrared), read_image(visible)
-    if dry_run:
-        typer.echo(f"Would fuse {infrared} and {visible} by {fuser.method} into {out}")
-        return
-    write_image(out, fuse_pair(*images, fuser, colour_from="none" if grey else side, tile=tile))
-    typer.echo(f"{out}: fused by {fuser.method}")
+    _fuse_one(out, infrared, visible, fuser, "none" if grey else side, tile=tile, dry_run=dry_run)
 
 
 def fuse_dataset(
@@ -115,12 +113,15 @@ def fuse_dataset(
     weights: Weights = None,
     split: SplitName = None,
     split_file: SplitFile = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    limit: Limit = None,
     grey: Grey = False,
     tile: Tile = None,
     device: Device = "auto",
     precision: Precision = "auto",
     output_range: Range = "sigmoid",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network for each size: a minute or two, for many images.")
+    ] = False,
     runs: Runs = Path("runs"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew instead of continuing.")] = False,
     dry_run: DryRun = False,
@@ -129,14 +130,18 @@ def fuse_dataset(
 
     Example: emma-tasks fuse-dataset MSRS --root ~/data/MSRS --method max
     """
-    from emma_core.datasets import is_plain_name
     from emma_core.fuse_dataset import fused_folder
-    from emma_core.fusers import load_fuser
+    from emma_core.fusers import fusion_method, load_fuser
+    from emma_core.rows import refuse_fixed_name
+    from emma_core.text import is_plain_name
 
     if name is not None and not is_plain_name(name):
         raise UsageError(f"--name {name!r}: expected a name without folders")
+    refuse_fixed_name("--name", name or "", fusion_method(method).name)
     pairs = find_dataset(dataset, root, infrared, visible, split, split_file)
-    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
+    fuser = load_fuser(
+        method, weights=weights, device=device, precision=precision, output_range=output_range, compiled=compiled
+    )
     folder = fused_folder(runs, pairs.dataset, name or fuser.method)
     _fuse_into(folder, pairs, fuser, grey=grey, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
 
@@ -146,13 +151,10 @@ def evaluate(
     root: Root = None,
     infrared: InfraredFolder = None,
     visible: VisibleFolder = None,
-    fused_dir: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=DIR: score these fused images instead of those under runs/fused (repeatable)."),
-    ] = None,
+    fused_dir: FusedFolders = None,
     split: SplitName = None,
     split_file: SplitFile = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    limit: Limit = None,
     device: Device = "auto",
     runs: Runs = Path("runs"),
     dry_run: DryRun = False,
@@ -161,15 +163,14 @@ def evaluate(
 
     Example: emma-tasks evaluate MSRS --root ~/data/MSRS
     """
-    from rich.console import Console
-
+    from emma_core.comparisons import in_short
     from emma_core.evaluate import evaluate_dataset, row_labels
     from emma_core.fuse_dataset import fused_folder
     from emma_core.report.tables import table_of
-    from emma_core.rows import fused_rows
+    from emma_core.rows import fused_rows, with_foreign
 
     pairs = find_dataset(name, root, infrared, visible, split, split_file).first(limit)
-    rows = fused_rows(pairs, runs, named_folders("--fused-dir", fused_dir))
+    rows = with_foreign(fused_rows(pairs, runs, naive=False), pairs, named_folders("--fused-dir", fused_dir))
     if dry_run:
         typer.echo(
             f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(row_labels(pairs.spec, rows))}"
@@ -177,10 +178,13 @@ def evaluate(
         return
     with progress_bar("Scoring", len(pairs.pairs)) as advance:
         outcome = evaluate_dataset(pairs, rows, runs, device=device, on_pair=lambda _: advance())
-    Console().print(table_of(outcome.results).to_console())
+    table_of(outcome.results).print()
+    for line in in_short(outcome.differences):
+        typer.echo(line)
     if not rows:
         place = fused_folder(runs, pairs.dataset, "")
-        typer.echo(f"No fused images under {place} yet; make them with: emma-tasks fuse-dataset {name} ...", err=True)
+        command = f"emma-tasks fuse-dataset {name} ..."
+        typer.echo(f"No images by other methods than mean and max under {place}; make them with: {command}", err=True)
     typer.echo(f"Written: {outcome.folder}/*/result.json and per_image.csv. A page of all results: emma-tasks report")
     finish(outcome.faults)
 
@@ -282,7 +286,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file: NAME.onnx or NAME.pt2.")],
     weights: Weights = None,
     form: Annotated[str, typer.Option("--format", help="onnx, or exported-program for torch.export.load.")] = "onnx",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write EMMA's network for other runtimes, with free height and width; kept only if it answers like the network.
@@ -296,13 +300,13 @@ def export(
         raise UsageError(f"--format {form!r}: expected {' or '.join(SUFFIXES)}")
     if out.suffix != SUFFIXES[form]:
         raise UsageError(f"{out}: expected a name that ends in {SUFFIXES[form]} for --format {form}")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; replace it with --overwrite")
+    _refuse_present(out, overwrite)
     if dry_run:
         typer.echo(f"Would export {weights or 'the shipped weights'} as {form} into {out}")
         return
     difference = export_fuser(weights or SHIPPED_WEIGHTS, out, form)
-    typer.echo(f"{out}: differs from the network by at most {difference:.1e}; sides must be multiples of 8 pixels")
+    sides = "sides must be multiples of 8 pixels, at least 16"
+    typer.echo(f"{out}: differs from the network by at most {difference:.1e}; {sides}")
 
 
 COMMANDS: dict[str, Command] = {
@@ -320,6 +324,48 @@ COMMANDS: dict[str, Command] = {
 """Command line name to function, in the order of ``--help``."""
 
 
+def _refuse_present(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; replace it with --overwrite")
+
+
+def _refuse_out(out: Path, sources: set[Path], *, overwrite: bool) -> None:
+    """Refuse a place for a fused image before time is spent on it."""
+    if out.resolve() in {source.resolve() for source in sources}:
+        raise UsageError(f"{out} is one of the source images; choose another file for the fused one")
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: fused images are written as PNG; expected a name that ends in .png")
+    _refuse_present(out, overwrite)
+
+
+def _say_if_flat(path: Path, image: FloatImage) -> None:
+    """Tell of a source that shows next to nothing as it is read."""
+    from emma_core.images import narrow_range
+
+    if used := narrow_range(image):
+        typer.echo(
+            f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is nearly "
+            "flat. Stretch such images to the full range first",
+            err=True,
+        )
+
+
+def _fuse_one(
+    out: Path, infrared: Path, visible: Path, fuser: Fuser, colour: Colour, *, tile: int | None, dry_run: bool
+) -> None:
+    from emma_core.fuse import fuse_pair
+    from emma_core.images import read_image, write_image
+
+    images = read_image(infrared), read_image(visible)
+    for path, image in zip((infrared, visible), images, strict=True):
+        _say_if_flat(path, image)
+    if dry_run:
+        typer.echo(f"Would fuse {infrared} and {visible} by {fuser.method} into {out}")
+        return
+    write_image(out, fuse_pair(*images, fuser, colour_from=colour, tile=tile))
+    typer.echo(f"{out}: fused by {fuser.method}")
+
+
 def _fuse_into(
     folder: Path,
     pairs: PairSet,
@@ -332,8 +378,12 @@ def _fuse_into(
     dry_run: bool,
 ) -> None:
     from emma_core.fuse_dataset import fuse_dataset as run
+    from emma_core.images import read_image
 
     count = len(pairs.pairs[:limit])
+    for path in (pairs.pairs[0].infrared, pairs.pairs[0].visible):  # of one camera all are alike
+        with contextlib.suppress(EmmaError):  # what cannot be read is told of below, of every pair
+            _say_if_flat(path, read_image(path))
     if dry_run:
         typer.echo(f"Would fuse {count} pairs of {pairs.dataset} by {fuser.method} into {folder}")
         finish(pairs.faults)
@@ -355,7 +405,8 @@ def _fuse_into(
 
 
 def _what_is_there(name: str, root: Path) -> str:
-    from emma_core.datasets import dataset_spec, find_pairs
+    from emma_core.datasets import dataset_spec
+    from emma_core.pairs import find_pairs
 
     places = [root / name] + [root] * (root.resolve().name.lower() == name.lower())
     for place in places:

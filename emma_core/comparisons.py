@@ -11,11 +11,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from emma_core.errors import ResultError
+from emma_core.errors import DAMAGE, ResultError
+from emma_core.files import read_text
 from emma_core.images import write_atomic
+from emma_core.metrics.bootstrap import LEAST_IMAGES
+from emma_core.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 COMPARISONS = "comparisons.json"
@@ -55,23 +58,73 @@ class Comparison:
     worse: str = "is lower"
 
     @property
+    def defined(self) -> bool:
+        """Whether the images give the difference and its interval."""
+        return all(map(math.isfinite, (self.difference, self.low, self.high)))
+
+    @property
+    def too_few(self) -> bool:
+        """Whether it is undefined because so few images give no interval."""
+        return not self.defined and self.images < LEAST_IMAGES
+
+    @property
     def sure(self) -> bool:
         """Whether the interval is on one side of zero."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """The difference and the ends of its interval as they are printed, each with its sign."""
+        # A zero that may as well be one has no sign of its own; what is surely below zero keeps it, however small.
+        value = f"{self.difference:+.{self.digits}f}" if self.sure else f"{self.difference:+z.{self.digits}f}"
+        return value, f"{self.low:+.{self.digits}f}", f"{self.high:+.{self.digits}f}"
+
     def sentence(self) -> str:
         """Say it for a reader: ``EMMA finds more objects than VI: +12.1 AP (95 % interval 8.0 to 16.3)``."""
-        if not all(map(math.isfinite, (self.difference, self.low, self.high))):
-            return f"{self.row} and {self.against}: {self.column} cannot be compared on these images."
+        if not self.defined:
+            why = ", too few to tell" if self.too_few else ""
+            return f"{self.row} and {self.against}: {self.column} cannot be compared on these images{why}."
         unit = f" {self.unit}" if self.unit else ""
-        places = self.digits
-        figures = (
-            f"{self.column} {self.difference:+z.{places}f}{unit} "
-            f"(95 % interval {self.low:+z.{places}f} to {self.high:+z.{places}f}, {self.images} images)"
-        )
+        value, low, high = self.texts
+        figures = f"{self.column} {value}{unit} (95 % interval {low} to {high}, {counted(self.images, 'image')})"
         if not self.sure:
             return f"{self.row} and {self.against} cannot be told apart: {figures}."
         return f"{self.row} {self.better if self.low > 0 else self.worse} than {self.against}: {figures}."
+
+
+def in_short(comparisons: Iterable[Comparison]) -> list[str]:
+    """Say in a line for every two rows which figures differ surely; the sizes of differences are in the report.
+
+    Where nothing can be told of any, as there are too few images, one line says so.
+    """
+    every = list(comparisons)
+    if every and all(each.too_few for each in every):
+        most = counted(max(each.images for each in every), "image")
+        return [f"{most}: too few to tell rows from each other; {LEAST_IMAGES} at least are needed."]
+    return by_rows(every)
+
+
+def by_rows(comparisons: Iterable[Comparison]) -> list[str]:
+    """Say in a line for every two rows what can be told of which figures."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for each in comparisons:
+        groups.setdefault((each.row, each.against), []).append(each)
+    return [_line(row, against, group) for (row, against), group in groups.items()]
+
+
+def _line(row: str, against: str, group: Sequence[Comparison]) -> str:
+    same = [each.column for each in group if each.defined and not float(each.texts[0])]
+    kinds = {
+        "higher in": [each.column for each in group if each.low > 0 and each.column not in same],
+        "lower in": [each.column for each in group if each.high < 0 and each.column not in same],
+        "the same to the digits shown in": [each.column for each in group if each.sure and each.column in same],
+        "not to be told apart in": [each.column for each in group if each.defined and not each.sure],
+        "too few images to tell in": [each.column for each in group if each.too_few],
+        "not to be compared in": [each.column for each in group if not (each.defined or each.too_few)],
+    }
+    said = "; ".join(f"{kind} {', '.join(columns)}" for kind, columns in kinds.items() if columns)
+    by = "95 % intervals, " if any(each.defined for each in group) else ""
+    return f"{row} against {against} ({by}{counted(max(each.images for each in group), 'image')}): {said}."
 
 
 def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> Path:
@@ -92,11 +145,11 @@ def read_comparisons(path: Path) -> list[Comparison]:
         ResultError: it is damaged or of another schema.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
         if content["schema"] != SCHEMA:
             raise ResultError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
         return [_read(row) for row in content["comparisons"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except DAMAGE as error:
         raise ResultError(f"{path}: not of this tool ({type(error).__name__}); run its task again") from None
 
 

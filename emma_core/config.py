@@ -13,14 +13,16 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from emma_core.errors import UsageError
+from emma_core.files import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from _typeshed import DataclassInstance
 
     Config = TypeVar("Config", bound=DataclassInstance)
+    Made = TypeVar("Made")
 
 MAX_CHANNELS = 8192
 """Wider layers are a mistake, or a file made to exhaust memory."""
@@ -142,8 +144,21 @@ def read_toml(path: Path, cls: type[Config]) -> Config:
     Raises:
         UsageError: the file cannot be read, is not TOML, or does not fit the dataclass.
     """
+    return from_toml(path, lambda content: from_dict(cls, content))
+
+
+def from_toml(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """Make something of what a TOML file says.
+
+    Args:
+        path: of the file.
+        make: from its content, as plain values.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML, or ``make`` refuses what it says; the message names the file.
+    """
     try:
-        return from_dict(cls, tomllib.loads(path.read_text("utf-8")))
+        return make(tomllib.loads(read_text(path)))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UsageError as error:

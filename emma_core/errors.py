@@ -5,6 +5,9 @@ Library code raises these; only the command line turns them into one line and an
 
 from __future__ import annotations
 
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a JSON file into objects raises where it is damaged, or was made to do harm."""
+
 
 class EmmaError(Exception):
     """Base of every error that emma-tasks raises on purpose; its text is one line for a person."""

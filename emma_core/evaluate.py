@@ -22,18 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emma_core.datasets import (
-    DatasetSpec,
-    Fault,
-    Pair,
-    PairSet,
-)
 from emma_core.errors import DataError
-from emma_core.images import luma, read_image, write_atomic
+from emma_core.images import luma, read_image, size_text, write_atomic
 from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.paired import write_differences
-from emma_core.results import NAIVE_ROWS, Column, Result, result_folder, write_result
+from emma_core.pairs import Fault, Pair, PairSet
+from emma_core.results import NAIVE_ROWS, Column, Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
+from emma_core.seen import seen_note
 from emma_core.text import spreadsheet_cell
 
 if TYPE_CHECKING:
@@ -41,6 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from emma_core.comparisons import Comparison
+    from emma_core.datasets import DatasetSpec
     from emma_core.rows import InputRow
 
 TASK = "evaluate"
@@ -99,11 +97,13 @@ class Evaluation:
     Attributes:
         results: one a row, as written.
         folder: the folder of the rows.
+        differences: of the fused rows from the others, as written.
         faults: pairs that no row was scored on, with reasons.
     """
 
     results: tuple[Result, ...]
     folder: Path
+    differences: tuple[Comparison, ...]
     faults: tuple[Fault, ...]
 
 
@@ -122,9 +122,7 @@ def fusion_measures(names: Iterable[str] = tuple(METRICS)) -> Measures:
 
 def row_labels(spec: DatasetSpec, rows: Sequence[InputRow]) -> list[str]:
     """Name all rows of the table in order: sources and naive rules, which are computed, then those from files."""
-    names = [row.name for row in rows]
-    naive = [spec.infrared_label, spec.visible_label, *NAIVE_ROWS]
-    return [name for name in naive if name not in names] + names
+    return [spec.infrared_label, spec.visible_label, *NAIVE_ROWS, *(row.name for row in rows)]
 
 
 def evaluate_dataset(
@@ -141,22 +139,22 @@ def evaluate_dataset(
 
     Args:
         pairs: the pairs.
-        rows: those that are read from files, see :mod:`emma_core.rows`; IR, VI, mean and max are computed.
+        rows: those that are read from files, from :func:`emma_core.rows.fused_rows` without naive ones; IR, VI, mean
+            and max are always computed.
         runs: where results go.
         device: where to compute.
         on_pair: called after each pair, for a progress bar.
 
     Returns:
-        The results, in the order of the table, and the faults.
+        The results in the order of the table, what they differ in, and the faults.
 
     Raises:
         DataError: no pair could be scored.
     """
     scores = score_pairs(pairs, rows, fusion_measures(), device=device, on_pair=on_pair)
     results = write_scores(scores, runs, task=TASK, title="Fusion quality")
-    folder = result_folder(runs, TASK, pairs.dataset, pairs.label, "x").parent
-    write_differences(folder, results, scores)
-    return Evaluation(results, folder, scores.faults)
+    folder = table_folder(runs, TASK, pairs.dataset, pairs.label)
+    return Evaluation(results, folder, write_differences(folder, results, scores), scores.faults)
 
 
 def score_pairs(
@@ -170,10 +168,10 @@ def score_pairs(
     """Score every row on the same pairs; arguments, faults and errors as for :func:`evaluate_dataset`."""
     begun = time.perf_counter()
     place = resolve_device(device)
-    scored: dict[Pair, dict[str, list[float]]] = {}
+    scored: dict[Pair, NDArray[np.float64]] = {}
     faults = list(pairs.faults)
 
-    def score(pair: Pair) -> dict[str, list[float]] | Fault:
+    def score(pair: Pair) -> NDArray[np.float64] | Fault:
         try:
             return _score_pair(pair, rows, pairs.spec, measures, place)
         except DataError as error:
@@ -187,12 +185,11 @@ def score_pairs(
         on_pair(pair)
     if not scored:
         raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")
+    figures = np.stack(list(scored.values()), axis=1)
     return Scores(
         pairs=replace(pairs, pairs=tuple(scored), faults=()),
         columns=measures.columns,
-        values={
-            label: np.array([figures[label] for figures in scored.values()]) for label in row_labels(pairs.spec, rows)
-        },
+        values=dict(zip(row_labels(pairs.spec, rows), figures, strict=True)),
         sources={row.name: row.source for row in rows},
         faults=tuple(faults),
         device=place,
@@ -222,19 +219,8 @@ def write_scores(
     Returns:
         The results, in the order of the table.
     """
-    pairs = scores.pairs
-    common = Result(
-        task=task,
-        title=title,
-        dataset=pairs.dataset,
-        split=pairs.label,
-        split_hash=pairs.hash,
-        sources_hash=pairs.sources_hash(),
-        parts=pairs.parts,
-        count=len(pairs.pairs),
-        row="",
-        columns=scores.columns,
-        values={},
+    common = replace(
+        blank_result(scores.pairs, task, title, scores.columns),
         recipe=dict(recipe or {}),
         notes=notes,
         environment=environment(scores.device),
@@ -261,7 +247,7 @@ def row_images(
 
     Args:
         pair: the pair.
-        rows: those that are read from files; one that is called like a naive rule takes its place.
+        rows: those that are read from files, none of a naive rule.
         spec: of the data set.
         device: where to put them.
 
@@ -273,7 +259,7 @@ def row_images(
     """
     infrared, visible = (read_levels(path).to(device) for path in (pair.infrared, pair.visible))
     if infrared.shape != visible.shape:
-        raise DataError(f"the two images differ in size: {_size(infrared)} and {_size(visible)}")
+        raise DataError(f"the two images differ in size: {size_text(infrared.shape)} and {size_text(visible.shape)}")
     images = {
         spec.infrared_label: infrared,
         spec.visible_label: visible,
@@ -283,35 +269,38 @@ def row_images(
     for row in rows:
         image = read_levels(row.files[pair.key]).to(device)
         if image.shape != infrared.shape:
-            raise DataError(f"{row.name}: {row.files[pair.key]} is {_size(image)}, its sources {_size(infrared)}")
+            found, wanted = size_text(image.shape), size_text(infrared.shape)
+            raise DataError(f"{row.name}: {row.files[pair.key]} is {found}, its sources {wanted}")
         images[row.name] = image
     return images
 
 
 def _score_pair(
     pair: Pair, rows: Sequence[InputRow], spec: DatasetSpec, measures: Measures, device: torch.device
-) -> dict[str, list[float]]:
+) -> NDArray[np.float64]:
+    """Compute the figures of a pair, (rows, columns), in the order of :func:`row_labels`."""
     images = row_images(pair, rows, spec, device)
     scorer = measures.prepare(images[spec.infrared_label], images[spec.visible_label])
-    return {name: scorer(image) for name, image in images.items()}
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[1]} x {image.shape[0]}"
+    return np.array([scorer(images[label]) for label in row_labels(spec, rows)])
 
 
 def _write_row(label: str, scores: Scores, common: Result, runs: Path) -> Result:
     values = scores.values[label]
-    spec = scores.pairs.spec
+    spec, source = scores.pairs.spec, dict(scores.sources.get(label, {}))
     names = [column.name for column in scores.columns]
     result = replace(
         common,
         row=label,
         values=dict(zip(names, _nan_statistic(np.nanmean, values), strict=True)),
         deviation=dict(zip(names, _nan_statistic(np.nanstd, values), strict=True)),
-        source=dict(scores.sources.get(label, {})),
+        source=source,
         baseline=label in {spec.infrared_label, spec.visible_label, *NAIVE_ROWS},
-        notes=(*common.notes, *_notes(names, values)),
+        notes=(
+            *common.notes,
+            *_precision_note(label, source),
+            *seen_note(label, source, scores.pairs),
+            *_notes(names, values),
+        ),
     )
     folder = result_folder(runs, common.task, common.dataset, common.split, label)
     write_result(folder, result)
@@ -323,6 +312,11 @@ def _nan_statistic(statistic: Callable[..., np.ndarray], values: np.ndarray) -> 
     """Average over the images on which a metric is defined; NaN where there is none."""
     defined = [column[~np.isnan(column)] for column in values.T]
     return [float(statistic(column)) if column.size else float("nan") for column in defined]
+
+
+def _precision_note(label: str, source: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Say in which number format a network made the images of a row: it changes the figures, and the row's name not."""
+    return (f"{label}: fused in {source['precision']}.",) if source.get("precision") else ()
 
 
 def _notes(names: Sequence[str], values: np.ndarray) -> tuple[str, ...]:

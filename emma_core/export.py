@@ -83,7 +83,7 @@ def _program(network: UFuser) -> bytes:
 def _onnx(network: UFuser) -> bytes:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"ONNX needs {', '.join(missing)}; install: pip install 'emma-tasks[onnx]'")
+        raise UsageError(f"ONNX needs {', '.join(missing)}; install: pip install {' '.join(missing)}")
     names = ["infrared", "visible"]
     program = torch.onnx.export(_trace(network), dynamo=True, input_names=names, output_names=["fused"], verbose=False)
     content: bytes = program.model_proto.SerializeToString()  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from emma_core.errors import DataError, UsageError
-from emma_core.images import luma, pad_reflect, replace_luma
+from emma_core.images import luma, pad_reflect, replace_luma, size_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def fuse_pair(
         if not np.issubdtype(image.dtype, np.floating):
             raise UsageError(f"an image of {image.dtype}; expected floats in [0, 1], as read_image gives them")
     if infrared.shape[:2] != visible.shape[:2]:
-        sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (infrared, visible))
+        sizes = " and ".join(size_text(image.shape) for image in (infrared, visible))
         raise DataError(f"the two images differ in size: infrared and visible are {sizes}")
     fused = _fuse_luma(luma(infrared), luma(visible), fuser, tile)
     if fuser.stretch:
@@ -112,8 +112,7 @@ def _fuse_whole(infrared: FloatImage, visible: FloatImage, fuser: Fuser) -> Floa
         torch.from_numpy(np.ascontiguousarray(pad_reflect(image, fuser.stride, fuser.min_size)))[None, None]
         for image in (infrared, visible)
     ]
-    fused = fuser(*(tensor.to(fuser.device) for tensor in tensors))
-    result: FloatImage = fused[0, 0, :height, :width].cpu().numpy()
+    result: FloatImage = fuser(*tensors)[0, 0, :height, :width].numpy()
     return result
 
 

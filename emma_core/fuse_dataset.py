@@ -6,12 +6,13 @@ killed at any moment continues where it was, and leaves the same bytes as a run 
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from emma_core.datasets import Fault, Pair, PairSet
+from emma_core.batches import WAITING
 from emma_core.errors import DataError, EmmaError, ManifestError, UsageError
 from emma_core.fuse import fuse_pair
 from emma_core.images import encode_png, read_image, write_atomic
@@ -29,6 +30,7 @@ from emma_core.manifest import (
     sweep,
     write_manifest,
 )
+from emma_core.pairs import Fault, Pair, PairSet
 from emma_core.runtime import map_images
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class FuseSummary:
         folder: where the images and ``manifest.json`` are.
         fused: number of images made now.
         kept: number of images that were there already, made by the same settings from the same files.
-        faults: what could not be fused, with reasons.
+        faults: what of its pairs could not be fused, with reasons.
     """
 
     folder: Path
@@ -74,8 +76,11 @@ def fuse_dataset(
 ) -> FuseSummary:
     """Fuse the pairs of a data set into a folder.
 
+    A run over whole parts, not a list of ids or the first so many pairs, also removes the images of pairs that are
+    gone from these parts.
+
     Args:
-        pairs: what to fuse, from :func:`emma_core.datasets.find_pairs`.
+        pairs: what to fuse, from :func:`emma_core.pairs.find_pairs`.
         fuser: how.
         folder: where to; images go to ``<folder>/<split>/<id>.png``.
         grey: write luma only.
@@ -102,8 +107,6 @@ def fuse_dataset(
         _refuse_other_precision(folder, settings)
         manifest = resume_manifest(folder, manifest)
         sweep(folder, pairs.parts)
-        for fault in pairs.faults:
-            _note_failure(fault, folder, manifest)
         try:
             return _fuse_all(pairs.first(limit), fuser, folder, manifest, on_pair)
         except OSError as error:
@@ -126,7 +129,11 @@ def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
 def _fuse_all(
     pairs: PairSet, fuser: Fuser, folder: Path, manifest: Manifest, on_pair: Callable[[Pair], None]
 ) -> FuseSummary:
-    """Bring every pair up to date, one per core at a time, then write the manifest."""
+    """Bring every pair up to date, several at a time, then write the manifest."""
+    _remove_gone(pairs, folder, manifest)
+    elsewhere, manifest.failures = _failures_elsewhere(pairs, manifest), {}
+    for fault in pairs.faults:
+        _note_failure(fault, folder, manifest)
     fused = kept = 0
     writing = Lock()
 
@@ -141,8 +148,10 @@ def _fuse_all(
             journal.add(row)
         return row
 
-    with Journal(folder, manifest) as journal:
-        outcomes = map_images(bring_up_to_date, pairs.pairs, fuser.device)
+    # While one batch is on an accelerator, the next is read and the last written.
+    mapped = map_images(bring_up_to_date, pairs.pairs, fuser.device, at_once=WAITING)
+    # Whatever ends the loop, the workers end before the journal that they write to is closed.
+    with Journal(folder, manifest) as journal, closing(mapped) as outcomes:
         for pair, outcome in zip(pairs.pairs, outcomes, strict=True):
             if isinstance(outcome, Fault):
                 _note_failure(outcome, folder, manifest)
@@ -154,15 +163,40 @@ def _fuse_all(
                 manifest.rows[pair.key] = outcome
                 fused += 1
             on_pair(pair)
-    write_manifest(folder, manifest)
     faults = tuple(manifest.failures[key] for key in sorted(manifest.failures))
+    manifest.failures |= elsewhere
+    write_manifest(folder, manifest)
     return FuseSummary(folder, fused, kept, faults)
+
+
+def _remove_gone(pairs: PairSet, folder: Path, manifest: Manifest) -> None:
+    """Remove images of pairs that are gone from whole parts; a part without any pair may just not be there today."""
+    parts = pairs.parts if pairs.whole else ()
+    gone = {key for key, row in manifest.rows.items() if row.split in parts}
+    gone.difference_update(pair.key for pair in pairs.pairs)
+    for key in gone:
+        _remove(key, folder, manifest)
+
+
+def _failures_elsewhere(pairs: PairSet, manifest: Manifest) -> dict[str, Fault]:
+    """Return what earlier runs could not make and this one does not try: what it tries, it finds anew."""
+    parts = pairs.parts if pairs.whole else ()
+    others = {key: fault for key, fault in manifest.failures.items() if fault.split not in parts}
+    tried: list[Pair | Fault] = [*pairs.pairs, *pairs.faults]
+    for item in tried:
+        others.pop(item.key, None)
+    return others
 
 
 def _note_failure(fault: Fault, folder: Path, manifest: Manifest) -> None:
     """Record that a pair cannot be fused; an image that an earlier run made of it is of files that are no more."""
     manifest.failures[fault.key] = fault
-    if row := manifest.rows.pop(fault.key, None):
+    _remove(fault.key, folder, manifest)
+
+
+def _remove(key: str, folder: Path, manifest: Manifest) -> None:
+    """Remove an image with its row: without one, nothing would ever remove the file."""
+    if row := manifest.rows.pop(key, None):
         (folder / row.file).unlink(missing_ok=True)
 
 

@@ -1,7 +1,8 @@
 """The table of fusion methods: EMMA, the naive rules and the classical ones, behind one call.
 
-A :class:`Fuser` maps two batches of grey images to one: ``fuser(infrared, visible)``, each (B, 1, H, W)
-float32 in [0, 1] on the fuser's device. Colour, sizes and tiles are the business of :mod:`emma_core.fuse`.
+A :class:`Fuser` maps a pair of grey images to one: ``fuser(infrared, visible)``, each (1, 1, H, W) float32 in
+[0, 1] in main memory, from any number of threads at once. Colour, sizes and tiles are the business of
+:mod:`emma_core.fuse`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from emma_core import __version__, classical
-from emma_core.errors import UsageError
+from emma_core.batches import Batches
+from emma_core.errors import EmmaError, UsageError
 from emma_core.runtime import PRECISIONS, resolve_device, resolve_precision
+from emma_core.text import same_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emma_core.classical import Rule
+    from emma_core.models.ufuser import UFuser
 
 CPU = torch.device("cpu")
 
@@ -70,13 +73,13 @@ class Fuser:
 
     Attributes:
         method: its name in the table.
-        function: (B, 1, H, W) infrared and visible in [0, 1] to the fused (B, 1, H, W).
+        function: (1, 1, H, W) infrared and visible in [0, 1] to the fused, all in main memory.
         settings: everything that decides its output, as JSON; written into the manifest.
         stride: both sides of its input must be multiples of this [pixels].
         min_size: and at least this long.
         tiles: whether large images are worked on in tiles to bound memory.
         stretch: whether the fused image is stretched to its own minimum and maximum.
-        device: where it runs.
+        device: where it computes.
     """
 
     method: str
@@ -89,7 +92,7 @@ class Fuser:
     device: torch.device = CPU
 
     def __call__(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Fuse a batch: (B, 1, H, W) float32 in [0, 1] each, on :attr:`device`; the result likewise."""
+        """Fuse a pair: (1, 1, H, W) float32 in [0, 1] each, in main memory; the result likewise."""
         return self.function(infrared, visible)
 
 
@@ -99,9 +102,8 @@ def fusion_method(name: str) -> FusionMethod:
     Raises:
         UsageError: no such method; the message lists those that are known.
     """
-    for known, method in METHODS.items():
-        if known.lower() == name.lower():
-            return method
+    if known := same_name(name, METHODS):
+        return METHODS[known]
     raise UsageError(f"Unknown fusion method {name!r}; known: {', '.join(METHODS)}")
 
 
@@ -112,6 +114,7 @@ def load_fuser(
     device: str = "auto",
     precision: str = "fp32",
     output_range: str = "sigmoid",
+    compiled: bool = False,
 ) -> Fuser:
     """Make a fusion method ready to run.
 
@@ -122,6 +125,8 @@ def load_fuser(
         precision: number format of the network: ``fp32``, ``bf16``, or ``auto`` for what
             :func:`emma_core.runtime.resolve_precision` takes; the settings name the one that is used.
         output_range: ``sigmoid`` or ``stretch``, see :data:`RANGES`; EMMA only.
+        compiled: let torch compile the network for each size of images, a minute or more with a C++ compiler at
+            hand; what it is worth is in docs/speed.md. EMMA only.
 
     Returns:
         The fuser.
@@ -136,11 +141,11 @@ def load_fuser(
     if output_range not in RANGES:
         raise UsageError(f"Unknown output range {output_range!r}; expected {' or '.join(RANGES)}")
     if chosen.rule is None:
-        return _emma(chosen, weights, place, used, output_range)
-    for option, given in (("weights", weights), ("range", output_range != RANGES[0])):
+        return _emma(chosen, weights, place, used, output_range, compiled=compiled)
+    for option, given in (("weights", weights), ("range", output_range != RANGES[0]), ("compile", compiled)):
         if given:
             raise UsageError(f"--{option} is for EMMA; {chosen.name} has none")
-    return Fuser(chosen.name, _batched(chosen.rule), {"method": chosen.name, "tool": __version__})
+    return Fuser(chosen.name, _of_tensors(chosen.rule), {"method": chosen.name, "tool": __version__})
 
 
 def _emma(
@@ -149,17 +154,19 @@ def _emma(
     device: torch.device,
     precision: str,
     output_range: str,
+    *,
+    compiled: bool,
 ) -> Fuser:
     from emma_core.checkpoint import load_ufuser
 
     network, info = load_ufuser(Path(weights) if weights else SHIPPED_WEIGHTS)
     dtype = PRECISIONS[precision]
     network = network.frozen().to(device, dtype)
+    forward = _compiled(network) if compiled else network
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            fused: torch.Tensor = network(infrared.to(dtype), visible.to(dtype))
-            return fused.float()
+            return forward(infrared.to(dtype), visible.to(dtype)).float()
 
     settings = {
         "method": method.name,
@@ -169,10 +176,11 @@ def _emma(
         "precision": precision,
         "device": device.type,
         "range": output_range,
-    }
+    } | ({"compiled": True} if compiled else {})
     return Fuser(
         method.name,
-        function,
+        # A processor computes a pair per core: there threads of their own are better than batches.
+        function if device.type == "cpu" else Batches(function, device),
         settings,
         stride=network.stride,
         min_size=network.min_size,
@@ -182,12 +190,27 @@ def _emma(
     )
 
 
-def _batched(rule: Rule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Apply a rule for two grey images to every pair of a batch."""
+def _compiled(network: UFuser) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Let torch compile the network at the first images of each size."""
+    from torch._dynamo.exc import BackendCompilerFailed  # a second to import
+
+    forward = torch.compile(network, dynamic=False)
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        pairs = zip(infrared[:, 0].numpy(), visible[:, 0].numpy(), strict=True)
-        fused = np.stack([rule(one, other) for one, other in pairs])
-        return torch.from_numpy(fused)[:, None]
+        try:
+            fused: torch.Tensor = forward(infrared, visible)
+        except BackendCompilerFailed as error:
+            reason = str(error).split("\n", 1)[0]
+            raise EmmaError(f"torch cannot compile the network here ({reason}); leave --compile out") from None
+        return fused
+
+    return function
+
+
+def _of_tensors(rule: Rule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Make of a rule for two grey arrays a function of tensors."""
+
+    def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(rule(infrared[0, 0].numpy(), visible[0, 0].numpy()))[None, None]
 
     return function

@@ -1,14 +1,13 @@
 """Images in and out: any 8- or 16-bit file to float in [0, 1], and back to an exact 8-bit PNG.
 
 The only module that decodes or encodes image files. Inside emma-tasks an image is float32 in [0, 1], grey
-``(H, W)`` or colour ``(H, W, 3)`` in RGB order. Colour is BT.601 full range (JFIF, ITU-T T.871), as PROTOCOL
-and the authors of EMMA use it: luma is fused, Cb and Cr are carried over.
+``(H, W)`` or colour ``(H, W, 3)`` in RGB order. Colour is BT.601 full range (JFIF, ITU-T T.871), as the
+authors of EMMA use it: luma is fused, Cb and Cr are carried over.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -18,8 +17,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emma_core.errors import ImageError
+from emma_core.files import read_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     FloatImage = NDArray[np.float32]
@@ -29,6 +31,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MIN_IS_WHITE = 0  # value of the latter
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, which Pillow does not read to its end
 _TEMPORARY = ".emma-"
+_NARROW = 1 / 8  # of the range; cameras of 14 bits seldom use more of their quarter
 
 
 def read_image(path: Path) -> FloatImage:
@@ -59,6 +62,8 @@ def read_image(path: Path) -> FloatImage:
         raise ImageError(f"{path}: not an image (expected PNG, JPEG, BMP, TIFF or WebP)") from None
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
+    except MemoryError:
+        raise ImageError(f"{path}: not enough memory to decode it") from None
     except Exception as error:  # a decoder fed with damaged bytes may raise anything
         raise ImageError(f"{path}: damaged or truncated image ({_one_line(error)})") from None
 
@@ -66,6 +71,16 @@ def read_image(path: Path) -> FloatImage:
 def read_grey(path: Path) -> FloatImage:
     """Read an image file as luma, float32 in [0, 1], (H, W); see :func:`read_image`."""
     return luma(read_image(path))
+
+
+def narrow_range(image: FloatImage) -> float | None:
+    """Return the share of [0, 1] that an image of a 16-bit file uses, if that is so small that it is nearly flat.
+
+    Cameras of 12 or 14 bits write such files. More than 256 levels tell them from 8-bit images of dark scenes.
+    """
+    levels = np.unique(image)
+    used = float(levels[-1] - levels[0])
+    return used if levels.size > 256 and used < _NARROW else None
 
 
 def luma(image: FloatImage) -> FloatImage:
@@ -95,6 +110,11 @@ def replace_luma(colour: FloatImage, new_luma: FloatImage) -> FloatImage:
     green = (new_luma - _RED * red - _BLUE * blue) / _GREEN
     changed: FloatImage = np.clip(np.stack([red, green, blue], axis=-1), 0.0, 1.0)
     return changed
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Spell the size of an image of shape (H, W, ...): ``640 x 480``, width first."""
+    return f"{shape[1]} x {shape[0]}"
 
 
 def to_8bit(image: FloatImage) -> NDArray[np.uint8]:
@@ -142,8 +162,12 @@ def write_image(path: Path, image: FloatImage) -> None:
     write_atomic(path, encode_png(image))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file under a temporary name beside its place and rename it, so that no half file is ever seen.
+
+    Args:
+        path: the file.
+        data: its content, whole or piece by piece.
 
     Raises:
         OSError: it cannot be written; the error names the file, not the temporary one.
@@ -154,16 +178,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _write_and_rename(path: Path, data: bytes) -> None:
+def _write_and_rename(path: Path, data: bytes | Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=".tmp")
+    temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        with temporary.open("xb") as stream:  # not by tempfile, which knows nothing of the umask
+            stream.writelines([data] if isinstance(data, bytes) else data)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -191,7 +214,7 @@ def pad_reflect(image: FloatImage, multiple: int, minimum: int = 1) -> FloatImag
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except OSError as error:

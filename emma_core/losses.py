@@ -46,14 +46,9 @@ def mse(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(found.float(), wanted.float())
 
 
-def gradient(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute difference of the slopes in both directions."""
-    # The slopes are linear: those of the difference are the difference of the slopes, for half the work.
-    return sobel(found.float() - wanted.float()).abs().mean()
-
-
 def l1_and_gradient(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Return l1 of the images plus l1 of their slopes (the authors' code, fuser)."""
+    # The slopes are linear: those of the difference are the difference of the slopes, for half the work.
     difference = found.float() - wanted.float()
     return difference.abs().mean() + sobel(difference).abs().mean()
 

@@ -12,26 +12,30 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from emma_core.datasets import IMAGE_SUFFIXES, Fault, is_plain_name, join_key, split_hash
-from emma_core.errors import BusyError, ManifestError
+from emma_core.errors import DAMAGE, BusyError, ManifestError
+from emma_core.files import read_bytes, read_text
 from emma_core.images import remove_temporary_files, write_atomic
+from emma_core.pairs import IMAGE_SUFFIXES, Fault, join_key, split_hash
+from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
+USUAL = {"range": "sigmoid", "colour": "source", "tile": None}
+"""Settings that decide an image, as they are where nobody asked for another."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One fused image.
 
@@ -71,6 +75,9 @@ class Row:
         return f"{self.key}.png"
 
 
+_OF_A_ROW = {each.name for each in fields(Row)}
+
+
 @dataclass
 class Manifest:
     """What a folder of fused images is.
@@ -80,7 +87,7 @@ class Manifest:
         root: folder the sources were read from.
         settings: everything else that decides the pixels: method, checkpoint, precision, range, colour, tool.
         rows: by ``split/id``.
-        failures: what the last run could not make, by ``split/id``.
+        failures: what could not be made when it was last tried, by ``split/id``.
     """
 
     dataset: str
@@ -98,23 +105,28 @@ class Manifest:
         """Return what all images of a folder share; a run that differs in it is refused."""
         return {"dataset": self.dataset, "root": self.root, **self.settings}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of ``manifest.json``, in an order that does not depend on how the run went."""
-        rows = [self.rows[key] for key in sorted(self.rows)]
-        splits = {
-            split: {"count": len(keys), "hash": split_hash(keys)}
-            for split in sorted({row.split for row in rows})
-            if (keys := [row.key for row in rows if row.split == split])
-        }
-        return {
+    def pieces(self) -> Iterator[str]:
+        """Spell ``manifest.json``, a row a line, in an order that does not depend on how the run went.
+
+        Piece by piece, because the text of 100,000 rows is as large as all else that is known of them.
+        """
+        keys: dict[str, list[str]] = {}
+        for row in self.rows.values():
+            keys.setdefault(row.split, []).append(row.key)
+        head = {
             "schema": SCHEMA,
             "dataset": self.dataset,
             "root": self.root,
             "settings": dict(self.settings),
-            "splits": splits,
-            "rows": [asdict(row) for row in rows],
-            "failures": [asdict(self.failures[key]) for key in sorted(self.failures)],
+            "splits": {split: {"count": len(keys[split]), "hash": split_hash(keys[split])} for split in sorted(keys)},
         }
+        yield _json(head, indent=1).removesuffix("\n}")
+        for name, records in (("rows", self.rows), ("failures", self.failures)):
+            yield f',\n "{name}": ['
+            for number, key in enumerate(sorted(records)):
+                yield f"{',' if number else ''}\n  {_json(asdict(records[key]))}"
+            yield "\n ]"
+        yield "\n}\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -125,30 +137,29 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path), object_hook=_row_if_one)
         if content["schema"] != SCHEMA:
             raise ManifestError(
                 f"{path}: schema {content['schema']}, this version reads {SCHEMA}; delete the folder and fuse again"
             )
-        rows = [Row(**row) for row in content["rows"]]
+        rows = {row.key: row for row in content["rows"]}
         failures = [Fault(**fault) for fault in content["failures"]]
         manifest = Manifest(content["dataset"], content["root"], dict(content["settings"]))
         "".join([manifest.dataset, manifest.root, manifest.method, *map(str, failures)])  # refuses what is no text
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; make it with: emma-tasks fuse-dataset") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise ManifestError(
             f"{path}: damaged, or not of this tool ({type(error).__name__}); delete the folder and fuse again"
         ) from None
-    manifest.rows = {row.key: row for row in rows}
+    manifest.rows = rows
     manifest.failures = {fault.key: fault for fault in failures}
     return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, whole or not at all, and drop the journal it replaces."""
-    text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False)
-    write_atomic(folder / MANIFEST, (text + "\n").encode())
+    write_atomic(folder / MANIFEST, (piece.encode() for piece in manifest.pieces()))
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
@@ -175,7 +186,7 @@ class Journal:
         self._stream.close()
 
     def _append(self, content: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+        self._stream.write(_json(content) + "\n")
         self._stream.flush()
 
 
@@ -184,23 +195,25 @@ def resume_manifest(folder: Path, wanted: Manifest) -> Manifest:
 
     Args:
         folder: of the fused images.
-        wanted: data set, root and settings of the run; its rows are filled.
+        wanted: data set, root and settings of the run; its rows and failures are filled.
 
     Raises:
         ManifestError: the folder was made of other data or with other settings, or holds images without a record.
     """
     _refuse_links(folder)
     lines = _journal_lines(folder / JOURNAL)
+    identities: list[Mapping[str, Any]] = [*lines[:1]]
     if (folder / MANIFEST).exists():
         earlier = read_manifest(folder)
-        _refuse_other(folder, earlier, wanted)
+        identities.append(earlier.identity())
         wanted.rows |= earlier.rows
+        wanted.failures |= earlier.failures
     elif not lines and _holds_images(folder):
         raise ManifestError(f"{folder}: holds images but no {MANIFEST}; choose another folder")
-    for line in lines[:1]:
-        _refuse_different(folder, line, wanted.identity())
     wanted.rows |= {row.key: row for row in map(_row, lines[1:]) if row}
     wanted.rows = {key: row for key, row in wanted.rows.items() if (folder / row.file).exists()}
+    wanted.failures = {key: fault for key, fault in wanted.failures.items() if key not in wanted.rows}
+    _refuse_other(folder, identities, wanted)
     return wanted
 
 
@@ -250,6 +263,21 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def made_by(record: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Return whose fused images a record is of, the settings of a manifest or the source of a result.
+
+    Returns:
+        The method, the SHA-256 of its weights (None where it has none), and what of the settings is unusual. Versions,
+        device and number format do not count: by them images differ in a grey level or two.
+    """
+    return record.get("method"), record.get("checkpoint_sha256"), unusual(record)
+
+
+def unusual(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep of the settings of a manifest, or the source of a result, what makes other images than :data:`USUAL`."""
+    return {key: record[key] for key, usual in USUAL.items() if record.get(key, usual) != usual}
+
+
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of some bytes in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
@@ -258,20 +286,24 @@ def sha256(data: bytes) -> str:
 def file_sha256(path: Path) -> str | None:
     """Return the SHA-256 of a file, or None where there is none that can be read."""
     try:
-        return sha256(path.read_bytes())
+        return sha256(read_bytes(path))
     except OSError:
         return None
 
 
-def _refuse_other(folder: Path, earlier: Manifest, wanted: Manifest) -> None:
+def _json(content: Mapping[str, Any], indent: int | None = None) -> str:
+    return json.dumps(content, indent=indent, ensure_ascii=False)
+
+
+def _refuse_other(folder: Path, identities: Sequence[Mapping[str, Any]], wanted: Manifest) -> None:
     """Refuse a folder of another identity; a data set that was moved, and is otherwise the same, may go on."""
-    if earlier.root != wanted.root and all(
+    moved = any(found.get("root") != wanted.root for found in identities) and all(
         (file_sha256(Path(wanted.root) / row.infrared), file_sha256(Path(wanted.root) / row.visible))
         == (row.infrared_sha256, row.visible_sha256)
-        for row in earlier.rows.values()
-    ):
-        earlier.root = wanted.root
-    _refuse_different(folder, earlier.identity(), wanted.identity())
+        for row in wanted.rows.values()
+    )
+    for found in identities:
+        _refuse_different(folder, {**found, "root": wanted.root} if moved else found, wanted.identity())
 
 
 def _refuse_different(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -303,12 +335,17 @@ def _journal_lines(path: Path) -> list[dict[str, Any]]:
     """Parse a journal; a killed process may have left half a line at its end."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text("utf-8", errors="replace").split("\n"):
+        for text in read_text(path, errors="replace").split("\n"):
             with contextlib.suppress(ValueError, RecursionError):
                 content = json.loads(text)
                 if isinstance(content, dict):
                     lines.append(content)
     return lines
+
+
+def _row_if_one(record: dict[str, Any]) -> dict[str, Any] | Row:
+    """Make a row of what has its keys while the file is parsed: as dictionaries 100,000 take twice the memory."""
+    return Row(**record) if record.keys() == _OF_A_ROW else record
 
 
 def _row(line: Mapping[str, Any]) -> Row | None:
@@ -324,4 +361,4 @@ def _drop_half_line(path: Path) -> None:
     In place: a kill or a full disk between emptying the file and writing it again would lose the record.
     """
     if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        os.truncate(path, read_bytes(path).rfind(b"\n") + 1)

@@ -7,24 +7,33 @@ stand inside the functions, as in :mod:`emma_core.commands`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from emma_core.errors import UsageError
-from emma_core.text import plain
+from emma_core.errors import DataError, UsageError
+from emma_core.text import counted, plain
 
 if TYPE_CHECKING:
-    from emma_core.datasets import Fault, PairSet
+    from emma_core.pairs import Fault, PairSet
 
 Recipe = TypeVar("Recipe")
 
+LINE_SECONDS = 60
+"""Between two lines of progress where nobody watches a bar."""
+
+_SHOWN = 3  # faults that a refusal spells
+
 Runs = Annotated[Path, typer.Option(help="Folder in which everything is kept.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the data set.")]
-InfraredFolder = Annotated[Path | None, typer.Option("--ir", help="Instead of --root: your infrared folder.")]
-VisibleFolder = Annotated[Path | None, typer.Option("--vis", help="Instead of --root: your visible folder.")]
+InfraredFolder = Annotated[
+    Path | None,
+    typer.Option("--ir", help="Instead of --root: your infrared folder; {split} in it is train, val and test."),
+]
+VisibleFolder = Annotated[Path | None, typer.Option("--vis", help="Instead of --root: your visible folder; likewise.")]
 SplitName = Annotated[str | None, typer.Option("--split", help="Only this part of the data set.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Only the ids listed in this file, one a line.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -52,11 +61,14 @@ def find_dataset(
 ) -> PairSet:
     """Find the pairs that the options ask for: a known data set under --root, or two folders.
 
+    ``{split}`` in both folders stands for ``train``, ``val`` and ``test``: the parts are those that are there.
+
     Raises:
         UsageError: options that exclude each other, or an unknown data set.
         DataError: it is not there.
     """
-    from emma_core.datasets import dataset_spec, find_pairs, folder_spec
+    from emma_core.datasets import SPLIT_FIELD, dataset_spec, folder_spec
+    from emma_core.pairs import find_pairs
 
     if (infrared is None) != (visible is None):
         raise UsageError("--ir and --vis go together: give both folders")
@@ -64,7 +76,9 @@ def find_dataset(
         if root is not None:
             raise UsageError("Give either --root, or --ir and --vis")
         spec = folder_spec(name, infrared, visible)
-        return find_pairs(spec, infrared.resolve().parent, split=split, split_file=split_file)
+        folder = infrared.resolve()
+        root = next((place for place in folder.parents if SPLIT_FIELD not in str(place)), folder)
+        return find_pairs(spec, root, split=split, split_file=split_file)
     spec = dataset_spec(name)
     if root is None:
         raise UsageError(f"Where is {spec.name}? Add --root DIR. Where to get it: emma-tasks datasets {spec.name}")
@@ -115,16 +129,28 @@ def configured(recipe: Recipe, config: Path | None, change: Callable[[Recipe, di
     Raises:
         UsageError: the file cannot be read, is not TOML, or ``change`` refuses what it says; the line names the file.
     """
-    import tomllib
+    from emma_core.config import from_toml
 
-    if config is None:
-        return recipe
-    try:
-        return change(recipe, tomllib.loads(config.read_text("utf-8")))
-    except OSError as error:
-        raise UsageError(f"{config}: cannot be read ({error.strerror})") from None
-    except (UsageError, ValueError, RecursionError) as error:
-        raise UsageError(f"{config}: {error}") from None
+    return recipe if config is None else from_toml(config, lambda content: change(recipe, content))
+
+
+def refuse_faults(dataset: str, faults: Sequence[Fault], lists: str) -> None:
+    """Refuse to train on a data set of which pairs cannot be used: what is left is a split that nobody asked for.
+
+    Args:
+        dataset: its name.
+        faults: what cannot be used.
+        lists: options by which the pairs to use can be listed.
+
+    Raises:
+        DataError: there are faults; the line names the first.
+    """
+    if faults:
+        number = counted(len(faults), "pair")
+        shown = [*map(str, faults[:_SHOWN]), *[f"and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)]
+        raise DataError(
+            f"{dataset}: {number} cannot be used ({'; '.join(shown)}); mend the data, or list the pairs to use: {lists}"
+        )
 
 
 def finish(faults: tuple[Fault, ...]) -> None:
@@ -138,12 +164,31 @@ def finish(faults: tuple[Fault, ...]) -> None:
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and nothing elsewhere; yields the function that advances it."""
+    """Show a progress bar on a terminal, and elsewhere a line a minute; yields the function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield _lines(title, total)
+        return
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda: progress.advance(task)
+
+
+def _lines(title: str, total: int | None) -> Callable[[], None]:
+    """Return a function that counts, and writes what it counted to standard error once a minute: for logs of jobs."""
+    begun = said = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, said
+        done, now = done + 1, time.monotonic()
+        if now - said >= LINE_SECONDS and done != total:
+            said = now
+            left = f" of {total}, {(now - begun) / done * (total - done) / 60:.0f} min left" if total else ""
+            typer.echo(f"{title}: {done}{left}", err=True)
+
+    return advance

@@ -59,7 +59,8 @@ def _of_other_rows(folder: Path, results: Sequence[Result]) -> list[Comparison]:
 
 def _differences(result: Result, against: str, scores: Scores) -> list[Comparison]:
     difference = scores.values[result.row] - scores.values[against]
-    intervals = bootstrap(_mean_of(difference), len(difference))
+    defined = np.isfinite(difference).sum(axis=0)  # of small or flat images some metrics are not
+    intervals = bootstrap(_mean_of(difference), len(difference), shown=defined)
     return [
         Comparison(
             table_key=result.table_key,
@@ -69,11 +70,11 @@ def _differences(result: Result, against: str, scores: Scores) -> list[Compariso
             difference=interval.value,
             low=interval.low,
             high=interval.high,
-            images=len(difference),
+            images=int(images),
             unit=column.unit,
             digits=column.digits,
         )
-        for column, interval in zip(scores.columns, intervals, strict=True)
+        for column, interval, images in zip(scores.columns, intervals, defined, strict=True)
     ]
 
 

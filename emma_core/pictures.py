@@ -10,9 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from emma_core.datasets import is_plain_name
-from emma_core.errors import ResultError
+from emma_core.errors import DAMAGE, ResultError
+from emma_core.files import read_text
 from emma_core.images import write_atomic, write_image
+from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +69,20 @@ def write_index(folder: Path, pictures: Sequence[TaskPicture]) -> Path:
     """Write the list of pictures, in the order in which the page shows them; files of an earlier list are removed."""
     path = folder / INDEX
     kept = {picture.file for picture in pictures}
-    for old in read_index(path) if path.exists() else ():
+    for old in earlier_pictures(folder):
         if old.file not in kept:
             (folder / old.file).unlink(missing_ok=True)
     content = {"schema": SCHEMA, "pictures": [asdict(picture) for picture in pictures]}
     write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     return path
+
+
+def earlier_pictures(folder: Path) -> list[TaskPicture]:
+    """Return the pictures that an earlier run listed in a folder; a list that cannot be read is made anew."""
+    try:
+        return read_index(folder / INDEX)
+    except ResultError:
+        return []
 
 
 def read_index(path: Path) -> list[TaskPicture]:
@@ -83,13 +92,13 @@ def read_index(path: Path) -> list[TaskPicture]:
         ResultError: it is damaged, of another schema, or names files elsewhere.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
         if content["schema"] != SCHEMA:
             raise ResultError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}")
         pictures = [TaskPicture(**picture) for picture in content["pictures"]]
         foreign = [picture.file for picture in pictures if not is_plain_name(picture.file)]
         "".join(picture.caption + picture.group for picture in pictures)  # refuses what is no text
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise ResultError(f"{path}: not of this tool ({type(error).__name__}); run its task again") from None
     if foreign:
         raise ResultError(f"{path}: names {foreign[0]!r}, which is no file of its folder")

@@ -1,4 +1,4 @@
-"""Reproducing the paper's tables: the command lines that make them, which have been run, and how long the rest takes.
+"""Reproducing the paper's tables: the command lines that make them, and which have been run.
 
 A step is a command line of emma-tasks. It runs as a process of its own, so any installed task can be one, and one
 that dies takes nothing along. What is done is read from ``runs``, so that a stopped reproduction continues.
@@ -7,34 +7,34 @@ that dies takes nothing along. What is done is read from ``runs``, so that a sto
 from __future__ import annotations
 
 import shlex
-import statistics
-import tempfile
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emma_core.errors import DataError, ManifestError, UsageError
-from emma_core.evaluate import TASK as EVALUATE
-from emma_core.evaluate import evaluate_dataset
-from emma_core.fuse_dataset import fuse_dataset, fused_folder
-from emma_core.fusers import SHIPPED_WEIGHTS, fusion_method, load_fuser
-from emma_core.manifest import file_sha256, read_manifest
+from emma_core.fuse_dataset import fused_folder
+from emma_core.fuse_dataset import is_done as is_fused
+from emma_core.fusers import SHIPPED_WEIGHTS, fusion_method
+from emma_core.manifest import file_sha256, made_by, read_manifest
 from emma_core.options import find_dataset
 from emma_core.report.beside import comparable, recipe_name
 from emma_core.report.missing import needed_rows
 from emma_core.report.paper import METHOD, PaperTable, fill_in, paper_tables
-from emma_core.report.tables import collect_tables
+from emma_core.report.tables import read_tables
+from emma_core.results import NAIVE_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
-    from emma_core.datasets import PairSet
+    from emma_core.pairs import PairSet
     from emma_core.report.parts import Table
 
 FUSE = "fuse-dataset"
-_TIMED_PAIRS = 2
+TRAINING = "training"
+"""Where a step takes ``--recipe`` and ``--seeds``; see :func:`emma_core.report.paper.fill_in`."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,15 @@ def make_plan(name: str, request: Request) -> Plan:
     """List the steps of a table, done or not.
 
     Raises:
-        UsageError: no such table, or one that is not made by the method asked for.
+        UsageError: no such table, one that is not made by the method asked for, or a recipe that its task has not.
     """
     steps: dict[tuple[str, ...], Step] = {}
     absent: list[tuple[PaperTable, str]] = []
     papers = chosen_tables(name)
     if request.method != METHOD and not any(paper.takes_method for paper in papers):
         raise UsageError(f"--method {request.method}: {papers[0].title} is made by {METHOD}; leave the option out")
+    for paper in papers:
+        _refuse_unknown_recipe(paper, request.recipe)
     for paper in papers:
         lines = [_arguments(step, request) for step in paper.steps]
         try:
@@ -137,35 +139,45 @@ def is_done(step: Step, request: Request) -> bool:
     """Tell whether what a step makes is there, by these weights: all fused images, or every row and seed."""
     if step.arguments[0] == FUSE:
         return _is_fused(step.pairs, request)
-    tables, _ = collect_tables(request.runs)
+    tables, _ = read_tables(request.runs)
     return any(_is_complete(table, step, request) for table in tables)
 
 
-def estimate(step: Step, request: Request) -> float | None:
-    """Estimate how long a step takes here [seconds].
+def is_of(table: Table, step: Step, request: Request) -> bool:
+    """Tell whether a step makes rows of a table; a recipe with a value changed has another name."""
+    return is_of_task(table, step) and (not step.trains or recipe_name(table.recipe).lower() == request.recipe.lower())
 
-    Fusing and scoring are timed on a few pairs, in a folder that is thrown away; a task of another package by the
-    rows of it that have been run.
 
-    Returns:
-        The time, or None where nothing is known of it.
+def is_of_task(table: Table, step: Step) -> bool:
+    """Tell whether a table is of a step's task and data set, by whatever recipe."""
+    return (table.task, table.dataset) == (step.arguments[0], step.pairs.dataset)
 
-    Raises:
-        EmmaError: the step cannot be run, e.g. without weights.
+
+def wanted_runs(step: Step, request: Request) -> list[tuple[str, int | None]]:
+    """List the rows and seeds that a step makes."""
+    seeds: Sequence[int | None] = request.seeds if step.trains else (None,)
+    rows = needed_rows(step.paper, step.pairs.dataset, fused_by(step, request))
+    return [(row, seed) for row in rows for seed in seeds]
+
+
+def missing_runs(table: Table, step: Step, request: Request) -> list[tuple[str, int | None]]:
+    """List rows and seeds that a table lacks; a row of fused images counts if they were made as asked for.
+
+    A naive rule has no weights and its row no other meaning: ``evaluate``'s own ``max`` is as good as one from files.
     """
-    if step.arguments[0] == FUSE:
-        fuser = load_fuser(request.method, weights=request.weights, precision="auto")
-        return _timed(_unfused(step.pairs, request), lambda few, folder: fuse_dataset(few, fuser, folder))
-    if step.arguments[0] == EVALUATE:
-        return _timed(step.pairs, lambda few, folder: evaluate_dataset(few, (), folder))
-    return _from_rows(step, request)
+    method = fused_by(step, request)
+    maker = _maker(method, request)
+    there = {
+        (result.row, result.seed)
+        for result in table.results
+        if result.row != method or method in NAIVE_ROWS or made_by(result.source) == maker
+    }
+    return [run for run in wanted_runs(step, request) if run not in there]
 
 
-def by_another_recipe(step: Step, request: Request) -> tuple[str, float] | None:
-    """Return the name of another recipe by which a step's task was run here, and how long a run took [seconds]."""
-    tables = [table for table in collect_tables(request.runs)[0] if step.trains and _is_of_task(table, step)]
-    fullest = max(tables, key=lambda table: len(table.results), default=None)
-    return (recipe_name(fullest.recipe), _a_run(fullest)) if fullest else None
+def fused_by(step: Step, request: Request) -> str:
+    """Return the method that a step fuses by, or whose images it measures."""
+    return request.method if step.paper.takes_method else METHOD
 
 
 def run_steps(plan: Plan, request: Request, run: Callable[[Step], int]) -> list[Step]:
@@ -187,8 +199,10 @@ def run_steps(plan: Plan, request: Request, run: Callable[[Step], int]) -> list[
             continue
         if dataset not in fresh and is_done(step, request):
             continue
-        # A status of 1 may only say that single pairs had to be left out, which is no reason to stop.
-        if run(step) and not is_done(step, request):
+        # A status of 1 may only say that single pairs had to be left out, which is no reason to stop. Of any other,
+        # results may be there too: those of an earlier run.
+        status = run(step)
+        if status not in {0, 1} or (status and not is_done(step, request)):
             failed.append(step)
         elif step.arguments[0] == FUSE:
             fresh.add(dataset)
@@ -199,9 +213,29 @@ def _arguments(step: str, request: Request) -> tuple[str, ...]:
     options = {
         "method": ("--method", request.method),
         "weights": ("--weights", str(request.weights)) if request.weights else (),
-        "training": ("--recipe", request.recipe, "--seeds", ",".join(map(str, request.seeds))),
+        TRAINING: ("--recipe", request.recipe, "--seeds", ",".join(map(str, request.seeds))),
     }
     return (*fill_in(step, str(request.root), options), "--runs", str(request.runs))
+
+
+def _refuse_unknown_recipe(paper: PaperTable, recipe: str) -> None:
+    """Refuse a recipe before images are fused for it."""
+    for task in (step.split()[0] for step in paper.steps if f"{{{TRAINING}}}" in step):
+        known = getattr(recipes_of(task), "RECIPES", ())
+        if known and recipe.lower() not in known:
+            raise UsageError(f"Unknown recipe {recipe!r}; {task} knows: {', '.join(known)}")
+
+
+def recipes_of(task: str) -> ModuleType | None:
+    """Return the module ``recipes`` of a task's package, if it has one: its ``RECIPES`` by name, and what they cost."""
+    from emma_core.cli import TASKS  # the command line imports the commands, this one among them
+
+    for entry in entry_points(group=TASKS, name=task):
+        try:
+            return import_module(f"{entry.module.partition('.')[0]}.recipes")
+        except ImportError:
+            continue
+    return None
 
 
 def _split(arguments: Sequence[str]) -> str | None:
@@ -209,30 +243,36 @@ def _split(arguments: Sequence[str]) -> str | None:
 
 
 def _is_fused(pairs: PairSet, request: Request) -> bool:
+    folder = fused_folder(request.runs, pairs.dataset, request.method)
     try:
-        manifest = read_manifest(fused_folder(request.runs, pairs.dataset, request.method))
+        manifest = read_manifest(folder)
     except ManifestError:
         return False
-    if not _is_made_by(manifest.settings, request.method, request):
+    if made_by(manifest.settings) != _maker(request.method, request):
         return False
-    known = manifest.rows.keys() | manifest.failures.keys()
-    return all(pair.key in known for pair in pairs.pairs)
-
-
-def _unfused(pairs: PairSet, request: Request) -> PairSet:
-    """Keep the pairs without an image, which a stopped run left; all if none lacks one, as some may be out of date."""
-    folder = fused_folder(request.runs, pairs.dataset, request.method)
-    left = tuple(pair for pair in pairs.pairs if not (folder / f"{pair.key}.png").exists())
-    return replace(pairs, pairs=left or pairs.pairs)
+    return all(
+        pair.key in manifest.failures or is_fused(pair, manifest.rows.get(pair.key), folder) for pair in pairs.pairs
+    )
 
 
 def _is_complete(table: Table, step: Step, request: Request) -> bool:
     """Tell whether a table holds every row and seed that a step makes, on images as the paper's are."""
-    if not _is_of(table, step, request) or not all(map(comparable, table.results)):
+    if not is_of(table, step, request) or not all(map(comparable, table.results)):
         return False
     if _split_of(step) not in {None, table.split}:
         return False  # another split, of a list of ids, or the first so many
-    return not _missing_runs(table, step, request)
+    return not missing_runs(table, step, request) and _is_of_these_files(table, step)
+
+
+def _is_of_these_files(table: Table, step: Step) -> bool:
+    """Tell whether a table was measured on the files as they are now, as far as it names them all.
+
+    A task that trains looks at the files itself, and pairs that could not be scored are not among those it names.
+    """
+    if step.trains or table.count != len(step.pairs.pairs):
+        return True
+    measured = table.results[0].sources_hash  # rows of a table share it; earlier versions did not write it
+    return measured in {"", step.pairs.sources_hash()}
 
 
 def _split_of(step: Step) -> str | None:
@@ -242,51 +282,12 @@ def _split_of(step: Step) -> str | None:
     return None if step.trains else step.pairs.label
 
 
-def _is_of(table: Table, step: Step, request: Request) -> bool:
-    """Tell whether a step makes rows of a table; a recipe with a value changed has another name."""
-    return _is_of_task(table, step) and (not step.trains or recipe_name(table.recipe).lower() == request.recipe.lower())
-
-
-def _is_of_task(table: Table, step: Step) -> bool:
-    return (table.task, table.dataset) == (step.arguments[0], step.pairs.dataset)
-
-
-def _missing_runs(table: Table, step: Step, request: Request) -> list[tuple[str, int | None]]:
-    """List rows and seeds that a table lacks; a row of fused images counts if they were made as asked for."""
-    seeds: Sequence[int | None] = request.seeds if step.trains else (None,)
-    method = request.method if step.paper.takes_method else METHOD
-    there = {
-        (result.row, result.seed)
-        for result in table.results
-        if result.row != method or _is_made_by(result.source, method, request)
-    }
-    rows = needed_rows(step.paper, step.pairs.dataset, method)
-    return [(row, seed) for row in rows for seed in seeds if (row, seed) not in there]
-
-
-def _is_made_by(record: Mapping[str, Any], method: str, request: Request) -> bool:
-    """Tell whether a record of fused images, of a manifest or a result, names the fuser that would be loaded now."""
+def checkpoint_of(method: str, request: Request) -> str | None:
+    """Return the SHA-256 of the weights that a method would fuse with, None where it has none."""
     network = fusion_method(method).rule is None
-    checkpoint = file_sha256(request.weights or SHIPPED_WEIGHTS) if network else None
-    return (record.get("method"), record.get("checkpoint_sha256")) == (method, checkpoint)
+    return file_sha256(request.weights or SHIPPED_WEIGHTS) if network else None
 
 
-def _timed(pairs: PairSet, work: Callable[[PairSet, Path], object]) -> float:
-    few = pairs.first(_TIMED_PAIRS)
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        work(few, Path(folder))
-        return (time.perf_counter() - begun) / len(few.pairs) * len(pairs.pairs)
-
-
-def _from_rows(step: Step, request: Request) -> float | None:
-    tables = [table for table in collect_tables(request.runs)[0] if _is_of(table, step, request)]
-    if not tables:
-        return None
-    fullest = min(tables, key=lambda table: len(_missing_runs(table, step, request)))
-    # Without training all rows are scored together, and each result has the time of all.
-    return _a_run(fullest) * (len(_missing_runs(fullest, step, request)) if step.trains else 1)
-
-
-def _a_run(table: Table) -> float:
-    return statistics.fmean(result.seconds for result in table.results)
+def _maker(method: str, request: Request) -> tuple[str, str | None, dict[str, Any]]:
+    """Return what :func:`made_by` says of images by the fuser that would be loaded now, with its usual settings."""
+    return method, checkpoint_of(method, request), {}

@@ -11,8 +11,12 @@ import typer
 
 from emma_core.errors import EmmaError
 from emma_core.options import DryRun, Runs, Seeds, numbers
+from emma_core.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emma_core.estimates import Estimate
     from emma_core.reproduce import Plan, Request, Step
 
 Tables = Annotated[str, typer.Argument(metavar="TABLE", help="table1, table3, table4, table5 or all.")]
@@ -47,36 +51,71 @@ def reproduce(
     for step in failed:
         typer.echo(f"Failed: {step.command}", err=True)
     if failed or plan.absent:
-        raise EmmaError(f"{len(failed)} steps failed, {len(plan.absent)} tables have no data; the rest is done")
+        absent = f"{counted(len(plan.absent), 'table')} {'has' if len(plan.absent) == 1 else 'have'} no data"
+        raise EmmaError(f"{counted(len(failed), 'step')} failed, {absent}; the rest is done")
 
 
 def _foretell(plan: Plan, request: Request) -> None:
     """Say what is done, what is to run and how long it takes."""
-    from emma_core.reproduce import by_another_recipe, estimate, is_done
+    from emma_core.estimates import by_another_recipe, estimate
+    from emma_core.reproduce import is_done
 
-    known, unknown = 0.0, 0
+    earlier: list[Step] = []
+    found: list[Estimate | None] = []
     for step in plan.steps:
         if is_done(step, request):
             typer.echo(f"{step.paper.title}: done     {step.command}")
             continue
-        seconds = estimate(step, request)
-        known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
-        other = by_another_recipe(step, request) if seconds is None else None
-        hint = f"; by recipe {other[0]} a run took {_duration(other[1])}" if other else ""
-        typer.echo(f"{step.paper.title}: to run   {step.command}  ({_duration(seconds)}{hint})")
+        known = estimate(step, request, earlier)
+        earlier.append(step)
+        found.append(known)
+        other = by_another_recipe(step, request) if known is None or known.guessed else None
+        hint = f"; by recipe {other[0]} a run took {_duration(other[1])} here" if other else ""
+        typer.echo(f"{step.paper.title}: to run   {step.command}  ({_said(known)}{hint})")
     for paper, reason in plan.absent:
         typer.echo(f"{paper.title}: no data  {reason}")
-    parts = [_duration(known)] if known else []
-    parts += [f"{unknown} steps of unknown length (no row of them has been run here by this recipe)"] if unknown else []
-    typer.echo(f"Takes {' and '.join(parts)}" if parts else "Nothing to run")
+    for note in _seen(plan, request):
+        typer.echo(note)
+    typer.echo(_total(found))
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
+def _seen(plan: Plan, request: Request) -> list[str]:
+    """Say of which data sets the weights have seen pairs, whose scores stand beside those of papers."""
+    from emma_core.reproduce import FUSE, checkpoint_of
+    from emma_core.seen import seen_note
+
+    source = {"checkpoint_sha256": checkpoint_of(request.method, request)}
+    fused = {step.pairs.dataset: step.pairs for step in plan.steps if step.arguments[0] == FUSE}
+    return [note for name, pairs in fused.items() for note in seen_note(f"{name} by {request.method}", source, pairs)]
+
+
+def _total(found: Sequence[Estimate | None]) -> str:
+    """Add up what is known; what is only guessed stays apart."""
+    measured = [each.seconds for each in found if each and not each.guessed]
+    guessed = [each.seconds for each in found if each and each.guessed]
+    unknown = [each for each in found if each is None]
+    parts = [_duration(sum(measured))] if measured else []
+    parts += [f"{counted(len(guessed), 'training step')} {_guess(sum(guessed))}"] if guessed else []
+    parts += [f"{counted(len(unknown), 'step')} of unknown length (no row run here by this recipe)"] if unknown else []
+    return f"Takes {'; '.join(parts)}" if parts else "Nothing to run"
+
+
+def _said(known: Estimate | None) -> str:
+    if known is None:
         return "time unknown"
+    return _guess(known.seconds) if known.guessed else _duration(known.seconds)
+
+
+def _guess(seconds: float) -> str:
+    return f"by a rough guess {_duration(seconds)} on two cores like those of docs/detection.md"
+
+
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(seconds, 1):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"about {seconds / 86400:.0f} days"
 
 
 def _run(step: Step) -> int:

@@ -11,11 +11,16 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emma_core.errors import ResultError
+from emma_core.errors import DAMAGE, ResultError
+from emma_core.files import read_bytes, read_text
 from emma_core.images import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emma_core.pairs import PairSet
 
 NAIVE_ROWS = ("mean", "max")
 """Rules that are no method, but that every table of fused images needs."""
@@ -61,7 +66,7 @@ class Result:
         values: a figure per column name; NaN where it is not defined (``null`` on disk).
         deviation: standard deviation over images, per column name, where the task has one.
         recipe: everything that must agree between rows that are compared.
-        source: where the input came from: hash of the manifest, checkpoint, method.
+        source: where the input came from: folder below ``runs/fused``, method, hashes of manifest and checkpoint.
         seed: of the training run, or None.
         baseline: whether this is an input without fusion or a naive rule, drawn first and apart.
         notes: sentences a reader needs beside the figures.
@@ -100,9 +105,41 @@ class Result:
         return self.task, self.dataset, f"{self.split_hash} {self.sources_hash}", recipe_hash
 
 
+def blank_result(pairs: PairSet, task: str, title: str, columns: tuple[Column, ...]) -> Result:
+    """Return what the results of a table share, as far as its pairs tell; a row and its figures are to be filled in.
+
+    Args:
+        pairs: that all rows are scored on.
+        task: the command that scores.
+        title: of the table.
+        columns: of the table.
+
+    Raises:
+        OSError: a source image cannot be read.
+    """
+    return Result(
+        task=task,
+        title=title,
+        dataset=pairs.dataset,
+        split=pairs.label,
+        split_hash=pairs.hash,
+        sources_hash=pairs.sources_hash(),
+        parts=pairs.parts,
+        count=len(pairs.pairs),
+        row="",
+        columns=columns,
+        values={},
+    )
+
+
+def table_folder(runs: Path, task: str, dataset: str, split: str) -> Path:
+    """Return the folder of all rows of a table below the folder of all runs."""
+    return runs / task / dataset / split
+
+
 def result_folder(runs: Path, task: str, dataset: str, split: str, row: str, seed: int | None = None) -> Path:
     """Return the folder of one row below the folder of all runs."""
-    folder = runs / task / dataset / split / row
+    folder = table_folder(runs, task, dataset, split) / row
     return folder if seed is None else folder / f"seed{seed}"
 
 
@@ -118,7 +155,7 @@ def write_result(folder: Path, result: Result) -> Path:
 
 def write_changed(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all, unless it holds just that already: what did not change keeps its date."""
-    if not path.exists() or path.read_bytes() != data:
+    if not path.exists() or read_bytes(path) != data:
         write_atomic(path, data)
 
 
@@ -129,7 +166,7 @@ def read_result(path: Path) -> Result:
         ResultError: it is missing, damaged or of another schema.
     """
     try:
-        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
+        content = json.loads(read_text(path), parse_constant=_refuse)
         schema = content.pop("schema")
         if schema != SCHEMA:
             raise ResultError(f"{path}: schema {schema}, this version reads {SCHEMA}")
@@ -139,7 +176,7 @@ def read_result(path: Path) -> Result:
         for name in ("values", "deviation"):
             content[name] = {key: _figure(value) for key, value in content[name].items()}
         result = Result(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except DAMAGE as error:
         raise ResultError(f"{path}: not a result of this tool ({type(error).__name__}); run its task again") from None
     _check(result, path)
     missing = [column.name for column in result.columns if column.name not in result.values]

@@ -5,24 +5,30 @@ A row is a name and one image file for each pair, so a detector, a segmenter or 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from emma_core.datasets import IMAGE_SUFFIXES, SAMPLE_SUFFIX, Pair, PairSet, declared, is_plain_name
+from emma_core.datasets import SAMPLE_SUFFIX, declared
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
-from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest
+from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest, unusual
+from emma_core.pairs import IMAGE_SUFFIXES, Pair, PairSet
 from emma_core.results import NAIVE_ROWS
+from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 RECORDS = (MANIFEST, JOURNAL)
 """Files that tell a folder of ``fuse-dataset``, finished or not."""
+
+FIXED_ROWS = ("IR", "VI", "MRI", "other", *NAIVE_ROWS)
+"""Rows that a table has without anybody naming them: each source alone, and the naive rules."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,24 @@ class InputRow:
 
     name: str
     files: Mapping[str, Path]
-    source: Mapping[str, str | None]
+    source: Mapping[str, Any]
     baseline: bool = False
+
+
+def refuse_fixed_name(option: str, name: str, method: str = "") -> None:
+    """Refuse to give images the name of a row whose place they would take; case does not matter on every disk.
+
+    Args:
+        option: that names the row.
+        name: of the row.
+        method: the images are fused by; images of a naive rule may bear its name.
+
+    Raises:
+        UsageError: the name is one of :data:`FIXED_ROWS`.
+    """
+    if _is_fixed(name) and not (name == method and method in NAIVE_ROWS):
+        names = ", ".join(FIXED_ROWS)
+        raise UsageError(f"{option} {name!r}: tables have a row of that name already; expected none of {names}")
 
 
 def source_rows(pairs: PairSet) -> tuple[InputRow, InputRow]:
@@ -61,7 +83,7 @@ def chosen_rows(
     fused: bool = False,
     folders: Sequence[tuple[str, Path]] = (),
 ) -> tuple[InputRow, ...]:
-    """Return the rows that a person asks for; if nothing is asked for, all but the foreign folders.
+    """Return the rows that a person asks for; without any of the three kinds, all of them. Folders are added.
 
     Args:
         pairs: the pairs that every row must cover.
@@ -80,79 +102,91 @@ def chosen_rows(
             that makes them.
         ManifestError: a folder under ``runs`` has a damaged manifest.
     """
-    if not (infrared or visible or fused or folders):
-        infrared = visible = fused = True
-    rows = [row for row, wanted in zip(source_rows(pairs), (infrared, visible), strict=True) if wanted]
-    if fused:
-        ours = fused_rows(pairs, runs)
-        if not ours:
-            place = fused_folder(runs, pairs.dataset, "")
-            raise DataError(
-                f"No fused {pairs.dataset} images under {place}. Make them with: {fuse_command(pairs, 'EMMA')}"
-            )
-        rows += ours
-    rows += fused_rows(pairs, runs, folders) if folders else ()
-    names = [row.name for row in rows]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UsageError(f"Two rows would be called {twice[0]!r}; choose another name in --fused-dir NAME=DIR")
-    return tuple(rows)
+    everything = not (infrared or visible or fused)
+    wanted = (infrared or everything, visible or everything)
+    sources = [row for row, asked in zip(source_rows(pairs), wanted, strict=True) if asked]
+    ours = fused_rows(pairs, runs) if fused or everything else ()
+    if not ours and (fused or (everything and not folders)):
+        place, command = fused_folder(runs, pairs.dataset, ""), fuse_command(pairs, "EMMA", *_into(runs))
+        raise DataError(f"No fused {pairs.dataset} images under {place}. Make them with: {command}")
+    return (*sources, *with_foreign(ours, pairs, folders))
 
 
-def fused_rows(pairs: PairSet, runs: Path, folders: Sequence[tuple[str, Path]] = ()) -> tuple[InputRow, ...]:
-    """Find the rows of fused images.
+def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[InputRow, ...]:
+    """Find the rows of ``fuse-dataset``.
 
-    A folder of ``fuse-dataset`` that lacks images is left out, and named on stderr, as long as another one is whole.
+    A folder that lacks images is left out, and named on stderr, as long as another one is whole.
 
     Args:
         pairs: the pairs that every row must cover.
         runs: where ``fuse-dataset`` left its folders.
-        folders: (name, folder) of images made elsewhere, ``<id>.*`` or ``<split>/<id>.*``; if any is given,
-            only these are taken.
+        naive: whether to take those of naive rules. A table that computes these rules itself does not: its figures
+            must not depend on whether their images were made for a detector. Of such colour files the luma is
+            rounded once more, and on MSRS the mean's EN is 0.19 bits higher.
 
     Returns:
         The rows; none if nothing was fused yet.
 
     Raises:
-        UsageError: a row has the name of another.
-        DataError: a row lacks images; the message names the command that makes them.
-        ManifestError: a folder under ``runs`` has a damaged manifest.
+        UsageError: a row has the name of a source, or of a naive rule that it was not fused by.
+        DataError: every folder lacks images; the message names the command that makes them.
+        ManifestError: a folder has a damaged manifest.
     """
-    taken = {pairs.spec.infrared_label, pairs.spec.visible_label}
-    if not folders:
-        parent = fused_folder(runs, pairs.dataset, "x").parent
-        ours = [folder for folder in sorted(parent.glob("*")) if any((folder / name).exists() for name in RECORDS)]
-        for folder in ours:
-            if folder.name in taken:
-                raise UsageError(
-                    f"{folder}: {folder.name!r} is the name of a source row; fuse again with another --name"
-                )
-        return _whole_rows(ours, pairs)
+    place = fused_folder(runs, pairs.dataset, "")
+    ours = [folder for folder in sorted(place.glob("*")) if any((folder / name).exists() for name in RECORDS)]
+    ours = [folder for folder in ours if naive or folder.name not in NAIVE_ROWS]
+    for folder in ours:
+        if _is_fixed(folder.name) and folder.name not in NAIVE_ROWS:
+            raise UsageError(f"{folder}: {folder.name!r} is the name of a fixed row; fuse again with another --name")
+    return _whole_rows(ours, pairs)
+
+
+def with_foreign(rows: Sequence[InputRow], pairs: PairSet, folders: Sequence[tuple[str, Path]]) -> tuple[InputRow, ...]:
+    """Add rows of fused images that were made elsewhere.
+
+    Args:
+        rows: those of ``fuse-dataset``.
+        pairs: the pairs that every row must cover.
+        folders: (name, folder) of ``<id>.*`` or ``<split>/<id>.*``.
+
+    Returns:
+        All, the added ones last.
+
+    Raises:
+        UsageError: a row has the name of another, a fixed one included, or one with folders in it.
+        DataError: a row lacks images.
+    """
+    taken = {row.name for row in rows}
     for name, _ in folders:
         if not is_plain_name(name):
             raise UsageError(f"{name!r} cannot name a row; expected a name without folders in --fused-dir NAME=DIR")
+        refuse_fixed_name("--fused-dir", name)
         if name in taken:
             raise UsageError(f"Two rows would be called {name!r}; choose another name in --fused-dir NAME=DIR")
         taken.add(name)
-    return tuple(_foreign_row(name, folder, pairs) for name, folder in folders)
+    return (*rows, *(_foreign_row(name, folder, pairs) for name, folder in folders))
 
 
-def fuse_command(pairs: PairSet, method: str, *, weights: bool = False, row: str = "") -> str:
-    """Spell the command that makes fused images of a data set.
-
-    Args:
-        pairs: of the data set.
-        method: to fuse by.
-        weights: whether it takes a file of weights.
-        row: its name, where that is not the method's.
-    """
-    first = pairs.pairs[0]
-    where = f"--root {pairs.root}"
+def fuse_command(pairs: PairSet, method: str, *options: str) -> str:
+    """Spell the command that makes fused images of a data set by a method, with options that are spelt as they are."""
+    where = f"--root {shlex.quote(str(pairs.root))}"
     if declared(pairs.dataset) is None:
-        where = f"--ir {first.infrared.parent} --vis {first.visible.parent}"
-    name = f" --name {row}" if row not in {"", method} else ""
-    dataset = pairs.dataset.removesuffix(SAMPLE_SUFFIX)
-    return f"emma-tasks fuse-dataset {dataset} {where} --method {method}{' --weights FILE' * weights}{name}"
+        infrared, visible = (shlex.quote(str(folder)) for folder in _own_folders(pairs))
+        where = f"--ir {infrared} --vis {visible}"
+    dataset = shlex.quote(pairs.dataset.removesuffix(SAMPLE_SUFFIX))
+    return " ".join(("emma-tasks fuse-dataset", dataset, where, "--method", method, *options))
+
+
+def _own_folders(pairs: PairSet) -> tuple[Path, Path]:
+    """Return the two folders of a data set of one's own, with ``{split}`` in them where it has parts."""
+    if pairs.spec.patterns:
+        infrared, visible = pairs.spec.patterns
+        return pairs.root / infrared, pairs.root / visible
+    return pairs.pairs[0].infrared.parent, pairs.pairs[0].visible.parent
+
+
+def _is_fixed(name: str) -> bool:
+    return name.casefold() in {fixed.casefold() for fixed in FIXED_ROWS}
 
 
 class _IncompleteError(DataError):
@@ -182,6 +216,11 @@ def _own_row(folder: Path, pairs: PairSet) -> InputRow:
             f"{folder}: its run was stopped; finish it with the same emma-tasks fuse-dataset command"
         )
     manifest = read_manifest(folder)
+    if folder.name in NAIVE_ROWS and manifest.method != folder.name:
+        raise UsageError(
+            f"{folder}: holds images by {manifest.method}, and has the name of a naive rule; "
+            "fuse again with another --name"
+        )
     if manifest.dataset != pairs.dataset:
         raise ManifestError(f"{folder}: holds images of {manifest.dataset}, expected {pairs.dataset}")
     lost = [
@@ -196,18 +235,35 @@ def _own_row(folder: Path, pairs: PairSet) -> InputRow:
         )
     files = {pair.key: folder / f"{pair.key}.png" for pair in pairs.pairs}
     source = {
+        "fused": f"{pairs.dataset}/{folder.name}",
         "method": manifest.method,
         "manifest_sha256": file_sha256(folder / MANIFEST),
         "checkpoint_sha256": manifest.settings.get("checkpoint_sha256"),
+        "precision": manifest.settings.get("precision"),
+        **unusual(manifest.settings),
     }
     return InputRow(folder.name, files, source, baseline=folder.name in NAIVE_ROWS)
 
 
 def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
-    """Spell the command that brings a folder of fused images up to date."""
-    checkpoint = manifest.settings.get("checkpoint_sha256")
-    weights = checkpoint is not None and checkpoint != file_sha256(SHIPPED_WEIGHTS)
-    return fuse_command(pairs, manifest.method, weights=weights, row=folder.name)
+    """Spell the command that brings a folder of fused images up to date, with the settings that it was made with."""
+    settings, odd = manifest.settings, unusual(manifest.settings)
+    checkpoint = settings.get("checkpoint_sha256")
+    asked = {
+        "--weights FILE": checkpoint is not None and checkpoint != file_sha256(SHIPPED_WEIGHTS),
+        f"--precision {settings.get('precision')}": settings.get("precision") is not None,
+        f"--range {odd.get('range')}": "range" in odd,
+        "--grey": "colour" in odd,
+        f"--tile {odd.get('tile')}": "tile" in odd,
+        f"--name {shlex.quote(folder.name)}": folder.name != manifest.method,
+    }
+    options = [option for option, needed in asked.items() if needed]
+    return fuse_command(pairs, manifest.method, *options, *_into(folder.parents[2]))
+
+
+def _into(runs: Path) -> list[str]:
+    """Spell the option that names the folder of runs, where it is not the usual one."""
+    return [] if runs == Path("runs") else ["--runs", shlex.quote(str(runs))]
 
 
 def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
@@ -225,7 +281,7 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
             f"--fused-dir {name}={folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, "
             f"first {missing[0]}; {advice}"
         )
-    return InputRow(name, files, {"folder": str(folder)}, baseline=name in NAIVE_ROWS)
+    return InputRow(name, files, {"folder": str(folder)})
 
 
 def _fused_file(folder: Path, pair: Pair, flat: bool) -> Path | None:

@@ -7,7 +7,9 @@ import ctypes
 import os
 import platform
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
@@ -16,12 +18,17 @@ from emma_core import __version__
 from emma_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from concurrent.futures import Executor, Future
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+AHEAD = 16
+"""Items a worker may be ahead of the result that is awaited: the others go on while one takes long."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -81,32 +88,49 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and native() else "fp32"
 
 
-def map_images(function: Callable[[Item], Outcome], items: Sequence[Item], device: torch.device) -> Iterator[Outcome]:
+def map_images(
+    function: Callable[[Item], Outcome], items: Sequence[Item], device: torch.device, *, at_once: int = 1
+) -> Generator[Outcome, None, None]:
     """Apply a function to every item, in order; on a CPU one item per core at a time.
 
     Independent images scale better over cores than the threads inside one image's kernels, which wait for each
-    other after every operation; so those are switched off meanwhile. On an accelerator there is one stream.
+    other after every operation; so those are switched off meanwhile.
 
     Args:
         function: computes on ``device``; its kernels must not depend on global state.
         items: what to apply it to.
         device: where it computes.
+        at_once: on an accelerator, how many items at a time: more than one where they gather into batches.
 
     Yields:
         The results, in the order of the items.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    workers = threads if device.type == "cpu" else at_once
+    if workers == 1:
         yield from map(function, items)
         return
     _share_heap()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from pool.map(function, items)
+        yield from _in_order(pool, function, items, AHEAD * workers)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def _in_order(
+    pool: Executor, function: Callable[[Item], Outcome], items: Sequence[Item], ahead: int
+) -> Iterator[Outcome]:
+    """Map in order, but submit only so many items ahead of the result that is awaited: ``Executor.map`` submits all."""
+    waiting: deque[Future[Outcome]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def environment(device: torch.device | None = None) -> dict[str, str | int]:
@@ -121,6 +145,23 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
     }
+
+
+def memory_mib(entry: str) -> float:
+    """Read the memory of this process [MiB].
+
+    Args:
+        entry: ``VmHWM`` for its peak, ``VmRSS`` for now; only Linux knows both, elsewhere either is the peak.
+            getrusage is no help on Linux: the peak of a new process begins with that of the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        import resource  # Unix only
+
+        scale = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    line = next(line for line in status.read_text().splitlines() if line.startswith(entry))
+    return int(line.split()[1]) / 2**10
 
 
 def _share_heap() -> None:

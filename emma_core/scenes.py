@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from emma_core.datasets import IMAGE_SUFFIXES, Fault, Pair, split_hash
 from emma_core.errors import DataError
-from emma_core.images import read_grey, to_8bit
+from emma_core.images import read_grey, size_text, to_8bit
+from emma_core.pairs import IMAGE_SUFFIXES, Fault, Pair, split_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
+    Table = dict[str, list[Path]]
+    Shared = Mapping[tuple[str, str], tuple[tuple[str, str], tuple[str, str]]]
 
 CACHE_BYTES = 4 * 2**30
 """Images beyond this are read again whenever they are needed: 6,000 pairs of 640 x 480 fit, with a teacher each."""
@@ -132,31 +134,54 @@ def open_scenes(
     return Scenes(tuple(usable), tuple(faults), reader, digests)
 
 
-def with_teachers(dataset: str, pairs: Iterable[Pair], folders: Sequence[tuple[str, Path]]) -> list[Scene]:
+def shared_names(items: Iterable[tuple[str, Pair | Fault]]) -> Shared:
+    """Find the names of fused images that would fit more than one pair.
+
+    Args:
+        items: data set and pair; with the pairs that are unusable or not trained on, whose images a folder may hold.
+
+    Returns:
+        For (tie, ``id`` or ``split/id``), in lower case, the first two (data set, ``split/id``) that it fits. A tie is
+        the data set that the folder is said to be of; without one it is empty.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    shared: dict[tuple[str, str], tuple[tuple[str, str], tuple[str, str]]] = {}
+    for dataset, item in items:
+        owner = (dataset, item.key)
+        for tie in ("", dataset):
+            for name in _names(item):
+                if first.setdefault((tie, name), owner) != owner:
+                    shared.setdefault((tie, name), (first[tie, name], owner))
+    return shared
+
+
+def teacher_tie(teacher: str) -> tuple[str, str]:
+    """Part ``NAME@DATA`` into the name of a teacher and that of the only data set that its folder is of, or nothing."""
+    name, _, tie = teacher.partition("@")
+    return name, tie
+
+
+def with_teachers(
+    dataset: str, pairs: Iterable[Pair], folders: Sequence[tuple[str, Path]], shared: Shared | None = None
+) -> list[Scene]:
     """Find the fused images of pairs.
 
     Args:
         dataset: name of the data set of the pairs.
         pairs: the pairs.
         folders: (name of the teacher, folder); images are ``<id>.*`` or ``<split>/<id>.*``, in any format. One
-            name may have several folders, for several data sets.
+            name may have several folders, for several data sets; ``NAME@DATA`` ties a folder to one of them.
+        shared: what :func:`shared_names` found in all data sets.
 
     Returns:
         A scene for each pair, with the teachers that have an image of it.
 
     Raises:
-        DataError: a folder does not exist.
+        DataError: a folder does not exist, an image may be of another pair as well, or a teacher has two images of a
+            pair.
     """
-    tables = [(name, _by_stem(folder)) for name, folder in folders]
-    scenes = []
-    for pair in pairs:
-        teachers: dict[str, Path] = {}
-        for name, table in tables:
-            file = table.get(pair.key.lower()) or table.get(pair.id.lower())
-            if file is not None:
-                teachers.setdefault(name, file)
-        scenes.append(Scene(dataset, pair, teachers))
-    return scenes
+    tables = [(teacher, folder, _by_stem(folder)) for teacher, folder in folders]
+    return [Scene(dataset, pair, _images_of(pair, tables, shared or {})) for pair in pairs]
 
 
 def hold_out(scenes: Sequence[Scene], number: int) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
@@ -172,19 +197,59 @@ def hold_out(scenes: Sequence[Scene], number: int) -> tuple[tuple[Scene, ...], t
     return training, tuple(scenes[index] for index in sorted(chosen))
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _names(item: Pair | Fault) -> set[str]:
+    """Name the fused image of a pair, in lower case."""
+    return {item.id.lower(), item.key.lower()}
+
+
+def _images_of(pair: Pair, tables: Sequence[tuple[str, Path, Table]], shared: Shared) -> dict[str, Path]:
+    """Take the one image of a pair by each teacher that has any."""
+    images: dict[str, Path] = {}
+    for teacher, folder, table in tables:
+        name, tie = teacher_tie(teacher)
+        for stem in sorted(_names(pair)):
+            for file in table.get(stem, []):
+                if (tie, stem) in shared:
+                    raise DataError(_ambiguous(teacher, folder, file, shared[tie, stem]))
+                if name in images:
+                    raise DataError(_twice(name, pair.key, images[name], file))
+                images[name] = file
+    return images
+
+
+def _ambiguous(teacher: str, folder: Path, file: Path, owners: tuple[tuple[str, str], tuple[str, str]]) -> str:
+    """Say of which two pairs an image may be, and what would tell them apart."""
+    (dataset, key), (other, _) = owners
+    advice = f"expected a folder for each split, as {folder / key}{file.suffix}"
+    if other != dataset:
+        advice = f"say of which: --teacher {teacher}@{dataset}={folder} or {teacher}@{other}={folder}"
+    first, second = ("/".join(owner) for owner in owners)
+    return f"--teacher {teacher}={folder}: {file.relative_to(folder)} may be of {first} or of {second}; {advice}"
+
+
+def _twice(name: str, key: str, first: Path, second: Path) -> str:
+    return (
+        f"--teacher {name}: two fused images of {key}, {first} and {second}; expected one: leave out one of them, "
+        "or give its folder another NAME"
+    )
+
+
+def _by_stem(folder: Path) -> Table:
     """Map ``id`` and ``split/id``, in lower case, to the images of a folder and of those one below it."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected fused images named like the pairs")
     files = [file for pattern in ("*", "*/*") for file in sorted(folder.glob(pattern))]
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
-    return {str(file.relative_to(folder).with_suffix("").as_posix()).lower(): file for file in reversed(images)}
+    table: Table = {}
+    for file in files:
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+            table.setdefault(str(file.relative_to(folder).with_suffix("").as_posix()).lower(), []).append(file)
+    return table
 
 
 def _read(scene: Scene) -> SceneImages:
     infrared, visible = (to_8bit(read_grey(file)) for file in (scene.pair.infrared, scene.pair.visible))
     if infrared.shape != visible.shape:
-        raise DataError(f"the two images differ in size: {_size(infrared)} and {_size(visible)}")
+        raise DataError(f"the two images differ in size: {size_text(infrared.shape)} and {size_text(visible.shape)}")
     return SceneImages(
         infrared, visible, {name: _read_teacher(file, infrared) for name, file in scene.teachers.items()}
     )
@@ -193,7 +258,7 @@ def _read(scene: Scene) -> SceneImages:
 def _read_teacher(file: Path, like: Bytes) -> Bytes:
     image = to_8bit(read_grey(file))
     if image.shape != like.shape:
-        raise DataError(f"{file} is {_size(image)}, its sources {_size(like)}")
+        raise DataError(f"{file} is {size_text(image.shape)}, its sources {size_text(like.shape)}")
     return image
 
 
@@ -235,7 +300,3 @@ def _digest(images: SceneImages) -> str:
 def fault(scene: Scene, reason: str) -> Fault:
     """Name a scene, or a teacher's image of it, that cannot be used."""
     return Fault(f"{scene.dataset}/{scene.pair.split}".rstrip("/"), scene.pair.id, reason)
-
-
-def _size(image: Bytes) -> str:
-    return f"{image.shape[1]} x {image.shape[0]}"

@@ -29,7 +29,7 @@ from emma_core.training import Stage
 from emma_core.validation import FuserValidation, SensingValidation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from emma_core.equivariance import Transform
     from emma_core.patches import Batch
     from emma_core.scenes import Scene, SceneReader
+    from emma_core.training import Validation
     from emma_core.training_config import FuserTraining, Schedule, SensingTraining
 
     Values = dict[str, torch.Tensor]
 
 
 VALIDATIONS = 20
-"""A run validates at most so often; each takes longer than a step."""
+"""Of a run, about: each takes longer than a step, so where epochs are short it waits for several."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ def sensing_stage(engine: Engine, training: SensingTraining, side: Side, data: S
         return {"loss": loss}
 
     validate = SensingValidation(network, side, engine, data.validation, training.crops, cut)
-    return _stage(f"{side} sensing", network, crops, training.schedule, engine, data, step, validate)
+    return _stage(sensing_title(side), network, crops, training.schedule, engine, data, step, validate)
+
+
+def sensing_title(side: Side) -> str:
+    """Name the stage of one sensor, for whoever watches and in the provenance of its checkpoints."""
+    return f"{side} sensing"
 
 
 def fuser_stage(
@@ -208,7 +214,7 @@ class FuserStep:
             values["infrared"] = self._distance(sensed[0], infrared)
             values["visible"] = self._distance(sensed[1], visible)
             if share:
-                values["equivariance"] = share * self._refuse(fused, sensed)
+                values["equivariance"] = share * self._fuse_again(fused, sensed)
         if weights.sources:
             values["sources"] = losses.sources(self._distance, fused, infrared, visible)
         if weights.maximum:
@@ -223,13 +229,13 @@ class FuserStep:
 
     def _equivariance_term(self, fused: torch.Tensor, transforms: Sequence[Transform]) -> torch.Tensor:
         copies = apply_all(transforms, fused)
-        return self._refuse(copies, self._sense(copies))
+        return self._fuse_again(copies, self._sense(copies))
 
     def _sense(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with self._engine.autocast():
             return cast("Sensing", self._sensing)(fused)
 
-    def _refuse(self, copies: torch.Tensor, sensed: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _fuse_again(self, copies: torch.Tensor, sensed: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Fuse what the sensors would have seen of the copies, and compare with the copies."""
         with self._engine.autocast():
             again = self._fuser(*sensed)
@@ -255,15 +261,11 @@ def freeze(network: SensingUNet, dtype: torch.dtype = torch.float32) -> SensingU
     frozen = copy.deepcopy(network).eval()
     for block in frozen.modules():
         if isinstance(block, DoubleConv):
-            block.conv1, block.norm1 = _fold(block.conv1, block.norm1), cast("Any", nn.Identity())
-            block.conv2, block.norm2 = _fold(block.conv2, block.norm2), cast("Any", nn.Identity())
+            block.conv1, block.norm1 = fuse_conv_bn_eval(block.conv1, block.norm1), cast("Any", nn.Identity())
+            block.conv2, block.norm2 = fuse_conv_bn_eval(block.conv2, block.norm2), cast("Any", nn.Identity())
     frozen.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
     frozen.requires_grad_(requires_grad=False)
     return frozen.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    return fuse_conv_bn_eval(convolution, norm)
 
 
 def _stage(
@@ -273,8 +275,8 @@ def _stage(
     schedule: Schedule,
     engine: Engine,
     data: StageData,
-    step: Any,  # noqa: ANN401 - Callable[[Batch, int], Values]
-    validate: Any,  # noqa: ANN401 - Callable[[], Validation]
+    step: Callable[[Batch, int], Values],
+    validate: Callable[[], Validation],
 ) -> Stage:
     """Join what both stages have in common: Adam, and a rate that falls every so many epochs."""
     each = schedule.batch * schedule.accumulate * engine.world
@@ -284,8 +286,16 @@ def _stage(
         numbers = Numbers(start, schedule.batch, schedule.accumulate, engine.rank, engine.world)
         return crop_batches(crops, numbers, workers=data.workers, pin=engine.device.type == "cuda")
 
+    reached: dict[str, str] = {}  # in the last validation, after which the loop saves: how good these weights are
+
+    def validated() -> Validation:
+        found = validate()
+        reached.update({name: f"{value:.6g}" for name, value in found.values.items()})
+        return found
+
     def save(path: Path, about: Mapping[str, str]) -> None:
-        save_checkpoint(path, network, recipe=data.recipe, provenance={**data.provenance, "stage": title, **about})
+        provenance = {**data.provenance, "stage": title, **reached, **about}
+        save_checkpoint(path, network, recipe=data.recipe, provenance=provenance)
 
     return Stage(
         title=title,
@@ -297,7 +307,7 @@ def _stage(
         rate=lambda done: _rate(schedule, done * each // len(crops)),
         batches=batches,
         step=step,
-        validate=validate,
+        validate=validated,
         validate_steps=max(_steps(schedule.validate_epochs, crops, each), steps // VALIDATIONS),
         save=save,
         accumulate=schedule.accumulate,

@@ -19,10 +19,12 @@ from emma_core.text import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emma_core.datasets import Side
     from emma_core.engine import Engine
-    from emma_core.train_runs import RunOptions, Source, TrainingData
+    from emma_core.train_data import Source, TrainingData
+    from emma_core.train_runs import RunOptions
     from emma_core.training import Progress
-    from emma_core.training_config import FuserTraining, SensingTraining, TrainingRecipe
+    from emma_core.training_config import FuserTraining, Schedule, SensingTraining, TrainingRecipe
 
 Data = Annotated[
     list[str], typer.Option(help="NAME=ROOT of a data set, or NAME=IR_DIR,VIS_DIR of your own (repeatable).")
@@ -35,7 +37,11 @@ ExcludeFiles = Annotated[
 ]
 Teachers = Annotated[
     list[str] | None,
-    typer.Option("--teacher", help="NAME=DIR of fused images named like the pairs, or a fusion rule (repeatable)."),
+    typer.Option(
+        "--teacher",
+        help="NAME=DIR of fused images named ID.* or SPLIT/ID.* like the pairs (NAME@DATA=DIR: of this --data only), "
+        "or a fusion rule (repeatable).",
+    ),
 ]
 Recipe = Annotated[str, typer.Option(help="paper, released, cpu, quick, or ablation-I to ablation-V.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file whose values replace the recipe's.")]
@@ -44,16 +50,28 @@ WarmStart = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
+FuserEpochs = Annotated[int | None, typer.Option(min=1, help="Of stage III, instead of the recipe's.")]
+FuserSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of stage III, instead of epochs. The warm start keeps its length: see warm_start_schedule in --config, "
+        "or --no-warm-start.",
+    ),
+]
 HeldOut = Annotated[int, typer.Option(min=1, help="Pairs that are validated on, and not trained on.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same weights (on a CPU).")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that cut crops; for a fast GPU.")]
 SaveSeconds = Annotated[float, typer.Option(min=0, help="Time between two saves; a killed run goes on from the last.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/train/...")]
+Resume = Annotated[bool, typer.Option("--resume", help="Demand a run to go on with; without, one is begun if need be.")]
+
+_SENSORS: dict[str, Side] = {"ir": "infrared", "vis": "visible"}
 
 
 def sensing(
-    modality: Annotated[str, typer.Option(help="ir or vis: which sensor the network stands in for.")],
+    modality: Annotated[str, typer.Option(help="ir (infrared) or vis (visible): the sensor that it stands in for.")],
     data: Data,
     split_file: SplitFiles = None,
     exclude_file: ExcludeFiles = None,
@@ -69,6 +87,7 @@ def sensing(
     workers: Workers = 0,
     save_seconds: SaveSeconds = 120.0,
     out: Out = None,
+    resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
     """Stage II: train the network that turns fused images into infrared or visible ones.
@@ -78,20 +97,27 @@ def sensing(
 
     Example: emma-tasks train sensing --modality ir --data MSRS=~/data/MSRS --teacher SeAFusion=~/fused/SeAFusion
     """
-    from emma_core.train_runs import MODALITIES, train_sensing
+    from emma_core.train_runs import sensing_result, train_sensing
 
-    if modality not in MODALITIES:
-        raise UsageError(f"Unknown modality {modality!r}; expected ir or vis")
+    sensor = _sensor(modality)
     folders, rules = _teachers(teacher)
-    chosen = _changed(_recipe(recipe).sensing, config, epochs, steps, precision)
+    named = _recipe(recipe).sensing
+    chosen = _changed(named, config, epochs, steps, precision)
+    title = recipe if chosen == named else f"{recipe}, changed"
     chosen = replace(chosen, classical=rules) if folders or rules else chosen
-    options = _options(out or Path(f"runs/train/sensing-{modality}-{recipe}"), recipe, seed, workers, save_seconds)
+    options = _options(out or Path(f"runs/train/sensing-{sensor}-{recipe}"), title, seed, workers, save_seconds)
+    _demand_run(options.folder, resume)
     found = _read(_sources(data, split_file, exclude_file), folders, held_out, taught=bool(folders) and not rules)
+    long = _length(chosen.schedule)
     if dry_run:
-        _foretell(f"a {modality} sensing network", found, chosen, options)
+        _foretell(f"the {_SENSORS[sensor]} sensing network", found, long, options)
         return
-    with _running(device, chosen, options, found) as engine:
-        _report(train_sensing(engine, chosen, MODALITIES[modality], found, options), engine, options)
+    with _running(device, chosen, options, found, long) as engine:
+        progress = train_sensing(engine, chosen, _SENSORS[sensor], found, options)
+        if engine.main:
+            reached, doubts = sensing_result(options.folder)
+            _report(progress, options, f"{reached}; values in [0, 1], lower is better")
+            _warn(doubts)
 
 
 def fuser(
@@ -105,8 +131,8 @@ def fuser(
     config: Config = None,
     warm_start: WarmStart = None,
     initial: Annotated[Path | None, typer.Option(help="Weights of a fuser to begin with.")] = None,
-    epochs: Epochs = None,
-    steps: Steps = None,
+    epochs: FuserEpochs = None,
+    steps: FuserSteps = None,
     held_out: HeldOut = 8,
     seed: Seed = 0,
     device: Device = "auto",
@@ -114,6 +140,7 @@ def fuser(
     workers: Workers = 0,
     save_seconds: SaveSeconds = 120.0,
     out: Out = None,
+    resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
     """Stage III: train the fuser through frozen sensing networks. A stopped run goes on with the same command.
@@ -121,21 +148,28 @@ def fuser(
     Example: emma-tasks train fuser --data MSRS=~/data/MSRS --sensing-ir runs/train/sensing-ir-paper/best.safetensors
     --sensing-vis runs/train/sensing-vis-paper/best.safetensors
     """
-    from emma_core.train_runs import train_fuser
+    from emma_core.train_runs import check_networks, train_fuser
+    from emma_core.validation import fuser_text
 
     folders, rules = _teachers(teacher)
     if rules:
         raise UsageError(f"--teacher {rules[0]}: the warm start takes NAME=DIR; fuse with: emma-tasks fuse-dataset")
-    chosen = _changed(_recipe(recipe).fuser, config, epochs, steps, precision)
+    named = _recipe(recipe).fuser
+    chosen = _changed(named, config, epochs, steps, precision)
+    title = recipe if chosen == named else f"{recipe}, changed"
     chosen = replace(chosen, warm_start=chosen.warm_start if warm_start is None else warm_start)
-    options = _options(out or Path(f"runs/train/fuser-{recipe}"), recipe, seed, workers, save_seconds)
+    options = _options(out or Path(f"runs/train/fuser-{recipe}"), title, seed, workers, save_seconds)
+    _demand_run(options.folder, resume)
     networks = _both(sensing_ir, sensing_vis)
+    doubts = check_networks(chosen, networks, initial)
     found = _read(_sources(data, split_file, exclude_file), folders, held_out, taught=False)
     if dry_run:
-        _foretell("a fuser", found, chosen, options)
+        _foretell("a fuser", found, _stages(chosen), options, doubts)
         return
-    with _running(device, chosen, options, found) as engine:
-        _report(train_fuser(engine, chosen, found, options, sensing=networks, initial=initial), engine, options)
+    with _running(device, chosen, options, found, _stages(chosen), doubts) as engine:
+        progress = train_fuser(engine, chosen, found, options, sensing=networks, initial=initial)
+        if engine.main:
+            _report(progress, options, f"{fuser_text(progress.best)}; higher is better")
 
 
 def train_app() -> typer.Typer:
@@ -144,6 +178,14 @@ def train_app() -> typer.Typer:
     app.command("sensing")(sensing)
     app.command("fuser")(fuser)
     return app
+
+
+def _sensor(modality: str) -> str:
+    """Return ``ir`` or ``vis`` for how a person spells a sensor."""
+    for short, side in _SENSORS.items():
+        if modality.lower() in {short, side}:
+            return short
+    raise UsageError(f"Unknown modality {modality!r}; expected ir (infrared) or vis (visible)")
 
 
 def _changed(training: Any, config: Path | None, epochs: int | None, steps: int | None, precision: str | None) -> Any:  # noqa: ANN401 - SensingTraining or FuserTraining, the same in and out
@@ -158,7 +200,7 @@ def _changed(training: Any, config: Path | None, epochs: int | None, steps: int 
 
 
 def _sources(data: Sequence[str], split_file: list[str] | None, exclude_file: list[str] | None) -> list[Source]:
-    from emma_core.train_runs import Source
+    from emma_core.train_data import Source
 
     splits, excludes = _by_name("--split-file", split_file), _by_name("--exclude-file", exclude_file)
     sources = []
@@ -199,6 +241,13 @@ def _options(folder: Path, recipe: str, seed: int, workers: int, save_seconds: f
     return RunOptions(recipe, folder, seed, workers, SavePolicy(seconds=save_seconds))
 
 
+def _demand_run(folder: Path, resume: bool) -> None:
+    from emma_core.train_runs import has_run
+
+    if resume and not has_run(folder):
+        raise UsageError(f"--resume: nothing to resume in {folder}; leave --resume out to begin")
+
+
 def _recipe(name: str) -> TrainingRecipe:
     from emma_core.training_config import training_recipe
 
@@ -214,7 +263,7 @@ def _both(infrared: Path | None, visible: Path | None) -> tuple[Path, Path] | No
 
 
 def _read(sources: list[Source], teachers: list[tuple[str, Path]], held_out: int, *, taught: bool) -> TrainingData:
-    from emma_core.train_runs import find_data
+    from emma_core.train_data import find_data
 
     with progress_bar("Reading pairs", None) as advance:
         return find_data(sources, teachers, held_out=held_out, taught=taught, on_scene=advance)
@@ -222,38 +271,63 @@ def _read(sources: list[Source], teachers: list[tuple[str, Path]], held_out: int
 
 @contextlib.contextmanager
 def _running(
-    device: str, training: SensingTraining | FuserTraining, options: RunOptions, data: TrainingData
+    device: str,
+    training: SensingTraining | FuserTraining,
+    options: RunOptions,
+    data: TrainingData,
+    long: str,
+    doubts: Sequence[str] = (),
 ) -> Iterator[Engine]:
     """Open the engine, say what begins, and turn a full disk into one line."""
     from emma_core.engine import Engine
 
     engine = Engine(device, training.schedule.precision)
     if engine.main:
-        for fault in data.faults:
-            typer.echo(f"Left out {plain(str(fault))}", err=True)
-        pairs = f"{data.record.training} pairs, {data.record.validation} held out"
-        typer.echo(f"Recipe {options.recipe}: {pairs}; {engine.device.type}, {training.schedule.precision}", err=True)
+        _leave_out(data)
+        _warn(doubts)
+        pairs = f"{data.record.training} pairs, validated on {data.record.validation} held-out pairs"
+        where = f"{engine.device.type}, {training.schedule.precision}"
+        typer.echo(f"Recipe {options.recipe}: {long} on {pairs}; {where}", err=True)
     try:
         yield engine
     except OSError as error:
         raise EmmaError(f"{error.filename or options.folder}: cannot be written ({error.strerror})") from None
 
 
-def _foretell(what: str, data: TrainingData, training: SensingTraining | FuserTraining, options: RunOptions) -> None:
-    schedule = training.schedule
-    long = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+def _foretell(what: str, data: TrainingData, long: str, options: RunOptions, doubts: Sequence[str] = ()) -> None:
     taught = f", teachers {', '.join(data.record.teachers)}" if data.record.teachers else ""
     typer.echo(
         f"Would train {what} by recipe {options.recipe} for {long} on {data.record.training} pairs "
         f"({'; '.join(data.record.sources)}; {data.record.validation} held out{taught}) into {options.folder}"
     )
+    _leave_out(data)
+    _warn(doubts)
+
+
+def _length(schedule: Schedule) -> str:
+    return f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+
+
+def _stages(training: FuserTraining) -> str:
+    """Say how long the fuser is trained, in stage I too if there is one."""
+    last = _length(training.schedule)
+    return f"{_length(training.warm_start_schedule)} of stage I (warm start), then {last}" * training.warm_start or last
+
+
+def _leave_out(data: TrainingData) -> None:
     for fault in data.faults:
         typer.echo(f"Left out {plain(str(fault))}", err=True)
 
 
-def _report(progress: Progress, engine: Engine, options: RunOptions) -> None:
-    if engine.main:
-        typer.echo(
-            f"{options.folder}: {progress.step} steps done; best score {progress.best:.4g} at step "
-            f"{progress.best_step}: {options.folder / 'best.safetensors'}"
-        )
+def _warn(doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        typer.echo(f"Warning: {plain(doubt)}", err=True)
+
+
+def _report(progress: Progress, options: RunOptions, reached: str) -> None:
+    from emma_core.training import BEST
+
+    typer.echo(
+        f"{options.folder}: {progress.step} steps done; best at step {progress.best_step}: {options.folder / BEST}; "
+        f"on held-out pairs: {reached}"
+    )

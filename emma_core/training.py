@@ -19,6 +19,7 @@ import torch
 from emma_core.chance import seeded
 from emma_core.config import to_dict, write_toml
 from emma_core.errors import EmmaError
+from emma_core.files import read_text
 from emma_core.images import remove_temporary_files
 from emma_core.manifest import locked
 from emma_core.training_log import PICTURES, TrainingLog
@@ -39,6 +40,9 @@ CONFIG, STATE, BEST, LAST = "config.toml", "state.safetensors", "best.safetensor
 DIVERGED = 10.0
 """A run stops when its smoothed loss is so many times the lowest it had."""
 
+_HASHES = {"data.hash": "images", "images_sha256": "images", "labels_sha256": "labels", "split_sha256": "pairs"}
+"""What a person calls what the hashes in a configuration are of."""
+
 _MEMORY, _WARM_UP = 0.98, 100  # of the smoothed loss; steps before it is trusted
 
 
@@ -54,11 +58,13 @@ class Validation:
         values: to be logged.
         score: higher is better; decides which checkpoint is ``best``.
         picture: to look at, (H, W) in [0, 1].
+        text: the same for whoever watches, in words; by default the values and the score.
     """
 
     values: Mapping[str, float]
     score: float
     picture: FloatImage | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavePolicy:
-    """When the state is saved: after so many seconds, or so many steps."""
+    """When a run writes.
+
+    Attributes:
+        seconds: between two saves of its state; it is also saved after every validation.
+        steps: between two saves, if given.
+        log_steps: between two lines of the log.
+    """
 
     seconds: float = 120.0
     steps: int | None = None
@@ -161,7 +173,7 @@ def train(
             rate = stage.rate(progress.step)
             for group in stage.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_factor", 1.0)
-            values = _backward(stage, engine, batches, progress)
+            values = _backward(stage, folder, engine, batches, progress)
             stage.optimizer.step()
             progress.step += 1
             if log:
@@ -182,7 +194,9 @@ def _due(step: int, steps: int, every: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def _backward(stage: Stage, engine: Engine, batches: Iterator[Any], progress: Progress) -> dict[str, float]:
+def _backward(
+    stage: Stage, folder: Path, engine: Engine, batches: Iterator[Any], progress: Progress
+) -> dict[str, float]:
     """Compute the gradients of one step; nothing is changed yet, so what is wrong with them does no harm."""
     stage.module.train()
     stage.optimizer.zero_grad(set_to_none=True)
@@ -198,8 +212,9 @@ def _backward(stage: Stage, engine: Engine, batches: Iterator[Any], progress: Pr
     sums["norm"] = torch.nn.utils.clip_grad_norm_(parameters, math.inf if stage.clip is None else stage.clip)
     values = engine.average(sums)
     if wrong := progress.watch(values["loss"], values["norm"]):
+        kept = "what was saved before is kept" if (folder / STATE).exists() else "nothing had been saved"
         raise TrainingError(
-            f"{stage.title}: stopped at step {progress.step + 1}, {wrong}; the state of the last save is kept. "
+            f"{stage.title}: stopped at step {progress.step + 1}, {wrong}; {kept}. "
             "Try a lower learning rate, in another folder"
         )
     return values
@@ -208,7 +223,7 @@ def _backward(stage: Stage, engine: Engine, batches: Iterator[Any], progress: Pr
 def _validate(stage: Stage, folder: Path, progress: Progress, log: TrainingLog) -> None:
     stage.module.eval()
     found = stage.validate()
-    log.validation(progress.step, {**found.values, "score": found.score}, found.picture)
+    log.validation(progress.step, {**found.values, "score": found.score}, found.picture, found.text)
     about = {"step": str(progress.step), "score": f"{found.score:.6g}"}
     stage.save(folder / LAST, about)
     if found.score > progress.best:
@@ -263,7 +278,7 @@ def _claim(folder: Path, config: DataclassInstance) -> None:
         write_toml(path, config)
         return
     try:
-        found = _flat(tomllib.loads(path.read_text("utf-8")))
+        found = _flat(tomllib.loads(read_text(path)))
     except (OSError, ValueError, RecursionError):
         raise TrainingError(f"{path}: cannot be read; choose another folder") from None
     wanted = {key: value for key, value in _flat(to_dict(config)).items() if value is not None}
@@ -271,9 +286,16 @@ def _claim(folder: Path, config: DataclassInstance) -> None:
     if different:
         key, more = different[0], f", and {len(different) - 1} more" if different[1:] else ""
         raise TrainingError(
-            f"{folder}: belongs to a run with another configuration ({key}: {found.get(key)!r}, "
-            f"now {wanted.get(key)!r}{more}); choose another folder (--out or --runs), or remove it"
+            f"{folder}: belongs to a run with another configuration ({_said(key, found, wanted)}{more}); "
+            "choose another folder (--out or --runs), or remove it"
         )
+
+
+def _said(key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say how a value differs; of a hash, whose digits tell nobody anything, what it is of."""
+    if key in _HASHES:
+        return f"the {_HASHES[key]} changed"
+    return f"{key}: {found.get(key)!r}, now {wanted.get(key)!r}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

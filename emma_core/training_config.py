@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from emma_core.config import SensingConfig, UFuserConfig, from_dict, network_recipe, to_dict
 from emma_core.errors import UsageError
+from emma_core.text import same_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from _typeshed import DataclassInstance
+
 Precision = Literal["fp32", "bf16"]
 Distance = Literal["l1", "mse", "l1+gradient"]
-Training = TypeVar("Training", "SensingTraining", "FuserTraining")
+Training = TypeVar("Training", bound="DataclassInstance")
 
 
 def _require(condition: bool, text: str) -> None:
@@ -325,9 +328,8 @@ def training_recipe(name: str) -> TrainingRecipe:
     Raises:
         UsageError: no such recipe; the message lists those that are known.
     """
-    for known, recipe in RECIPES.items():
-        if known.lower() == name.lower():
-            return recipe
+    if known := same_name(name, RECIPES):
+        return RECIPES[known]
     raise UsageError(f"Unknown recipe {name!r}; known: {', '.join(RECIPES)}")
 
 

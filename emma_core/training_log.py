@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from emma_core.files import read_text
 from emma_core.images import write_atomic, write_image
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ LINE_SECONDS = 60
 class TrainingLog:
     """The record of one run. A run that goes on from step n drops what was written after step n."""
 
-    def __init__(self, folder: Path, step: int, steps: int, title: str, *, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, step: int, steps: int, title: str, *, unit: str = "step", quiet: bool = False
+    ) -> None:
         """Open the log of a run in its folder.
 
         Args:
@@ -34,9 +37,11 @@ class TrainingLog:
             step: number of steps that are done.
             steps: number of steps in all.
             title: for the bar.
+            unit: what a step is called: a detector counts epochs, and parts of them, as one may take an hour.
             quiet: whether nothing is shown.
         """
         self._folder, self._first, self._steps, self._title, self._quiet = folder, step, steps, title, quiet
+        self._unit = unit
         self._stack = ExitStack()
         self._said = self._begun = time.perf_counter()
 
@@ -62,8 +67,8 @@ class TrainingLog:
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
-    def validation(self, step: int, values: Mapping[str, float], picture: FloatImage | None) -> None:
-        """Write the numbers of a validation, and its picture, (H, W) in [0, 1]."""
+    def validation(self, step: int, values: Mapping[str, float], picture: FloatImage | None, text: str = "") -> None:
+        """Write the numbers of a validation, and its picture, (H, W) in [0, 1]; print them, or a text instead."""
         self._write({"step": step, "validation": dict(values)})
         for name, value in values.items():
             self._board.add_scalar(f"validation/{name}", value, step)
@@ -71,17 +76,24 @@ class TrainingLog:
             write_image(self._folder / PICTURES / f"step-{step:06d}.png", picture)
             self._board.add_image("validation", picture, step, dataformats="HW")
         self._board.flush()
-        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        self.say(f"step {step}: {text or named_values(values)}")
 
-    def tick(self, step: int, loss: float) -> None:
-        """Show how far the run is."""
+    def tick(self, step: float, loss: float) -> None:
+        """Show how far the run is: steps that are done, with the part of the one that is not."""
         now = time.perf_counter()
         rate = (step - self._first) / (now - self._begun)
-        self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+        speed = self._speed(rate)
+        self._bar.update(self._task, completed=step, loss=loss, speed=speed)
         if self._bar.disable and now - self._said >= LINE_SECONDS:
             self._said = now
             left = (self._steps - step) / rate / 60
-            self.say(f"step {step} of {self._steps}: loss {loss:.4g}, {rate:.2f} steps a second, {left:.0f} min left")
+            long = f"{left:.0f} min" if left >= 1 else "less than 1 min"
+            done = step if isinstance(step, int) else f"{step:.2f}"
+            self.say(f"{self._unit} {done} of {self._steps}: loss {loss:.4g}, {speed}, {long} left")
+
+    def _speed(self, rate: float) -> str:
+        """Say how many steps are done a second, or how long one takes."""
+        return f"{rate:.2f} {self._unit}s a second" if rate >= 1 else f"{1 / rate:.1f} s for each {self._unit}"
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -97,25 +109,28 @@ class TrainingLog:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}, {task.fields[rate]:.2f} steps/s"),
+            TextColumn("loss {task.fields[loss]:.4f}, {task.fields[speed]}"),
             TimeRemainingColumn(),
         ]
         bar = Progress(*columns, console=console, transient=True, disable=self._quiet or not console.is_terminal)
         self._bar = self._stack.enter_context(bar)
-        self._task = self._bar.add_task(
-            self._title, total=self._steps, completed=self._first, loss=math.nan, rate=math.nan
-        )
+        self._task = self._bar.add_task(self._title, total=self._steps, completed=self._first, loss=math.nan, speed="")
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self._stream.write(json.dumps(content) + "\n")
         self._stream.flush()
 
 
+def named_values(values: Mapping[str, float]) -> str:
+    """Write numbers out for whoever watches."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a ``log.jsonl`` up to one that is damaged: a killed process may leave half a line."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text("utf-8", errors="replace").splitlines():
+        for text in read_text(path, errors="replace").splitlines():
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from emma_core.errors import EmmaError
+from emma_core.files import read_bytes
 from emma_core.images import write_atomic
 from emma_core.sealed import is_whole, metadata, seal
 
@@ -51,7 +52,7 @@ def load_state(path: Path) -> dict[str, Any]:
         StateError: the file is missing, damaged or not a state.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         content = metadata(_METADATA, data) or {}
         found, whole = content["format"], is_whole(content, data, old=True)
         state: dict[str, Any] = _unpack(content["state"], safetensors.torch.load(data))

@@ -16,6 +16,7 @@ from emma_core.images import pad_reflect
 from emma_core.losses import l1
 from emma_core.metrics.fusion import PairReference, grey_levels, prepare
 from emma_core.training import Validation
+from emma_core.training_log import named_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,8 @@ class SensingValidation:
             "copy": l1(fused, wanted).item(),
         }
         rows = [[image[0].numpy() for image in row] for row in zip(fused, wanted, sensed, strict=True)]
-        return Validation(values, -values["l1"], grid(rows[:: SENSING_CROPS // PICTURE_ROWS]))
+        picture = grid(rows[:: SENSING_CROPS // PICTURE_ROWS])
+        return Validation(values, -values["l1"], picture, sensing_text(**values))
 
 
 class FuserValidation:
@@ -109,7 +111,8 @@ class FuserValidation:
         means = _means(found)
         ratios = [value / rival for value, rival in zip(means, self._maximum, strict=True) if value > 0 < rival]
         score = math.exp(sum(map(math.log, ratios)) / len(METRICS)) if len(ratios) == len(METRICS) else 0.0
-        return Validation(dict(zip(METRICS, means, strict=True)), score, grid(rows))
+        values = dict(zip(METRICS, means, strict=True))
+        return Validation(values, score, grid(rows), f"{named_values(values)}, {fuser_text(score)}")
 
     @cached_property
     def _pairs(self) -> list[tuple[FloatImage, FloatImage, PairReference]]:
@@ -136,8 +139,21 @@ class FuserValidation:
 
     def _fuse(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), self._engine.autocast():
-            fused: torch.Tensor = self._network(infrared, visible)
-            return fused.float()
+            fused: torch.Tensor = self._network(*(side.to(self._engine.device) for side in (infrared, visible)))
+            return fused.float().cpu()
+
+
+def sensing_text(l1: float, constant: float, copy: float) -> str:
+    """Say how far a sensing network is off, beside the predictors that know nothing; all in [0, 1]."""
+    return (
+        f"mean absolute error {l1:.3f} ({255 * l1:.1f} grey levels); "
+        f"a constant grey has {constant:.3f}, the fused image itself {copy:.3f}"
+    )
+
+
+def fuser_text(score: float) -> str:
+    """Say what a score of :class:`FuserValidation` is measured by."""
+    return f"score {score:.4g} (pixel-wise maximum: 1)"
 
 
 def grid(rows: Sequence[Sequence[FloatImage]], gap: int = 2) -> FloatImage:

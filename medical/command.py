@@ -5,6 +5,7 @@ Imports stand inside the functions, as in :mod:`emma_core.commands`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,8 @@ from emma_core.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emma_core.datasets import PairSet
     from emma_core.fusers import Fuser
+    from emma_core.pairs import PairSet
     from medical.data import OwnScans, Ready
     from medical.run import MedicalTable, Outcome
 
@@ -47,9 +48,6 @@ OtherWindow = Annotated[
 ]
 MriWindow = Annotated[str | None, typer.Option(help="CENTRE,WIDTH to show the MRI in.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Fuse anew instead of continuing.")]
-
-TAKEN = ("MRI", "other", "mean", "max")
-"""Rows that are there without being fused."""
 
 SAID_OF_SOURCES = ("Detail MRI", "Detail other")
 """Columns in which the terminal compares with each scan alone; the report has all."""
@@ -81,19 +79,24 @@ def medical(
 
     Example: emma-tasks medical --root ~/data/Harvard
     """
-    from emma_core.datasets import is_plain_name
     from emma_core.fuse_dataset import fused_folder
     from emma_core.fusers import load_fuser
+    from emma_core.rows import refuse_fixed_name, with_foreign
+    from emma_core.text import is_plain_name
 
-    if not is_plain_name(name) or name in TAKEN:
-        raise UsageError(f"--name {name!r}: expected a name without folders, and none of {', '.join(TAKEN)}")
+    if not is_plain_name(name):
+        raise UsageError(f"--name {name!r}: expected a name without folders")
+    refuse_fixed_name("--name", name)
     own = _own_scans(mri, other, modality, dataset, (mri_window, window))
     foreign = named_folders("--fused-dir", fused_dir)
+    for row, _ in foreign:
+        refuse_fixed_name("--fused-dir", row)
     fuser = load_fuser("EMMA", weights=weights, device=device, precision=precision, output_range=output_range)
     if dry_run and own is not None and own.hold_scans:
         typer.echo(f"Would convert {' and '.join(map(str, own.folders.values()))} into {own.converted(runs)}, and fuse")
         return
     ready = _find(root, own, modality, split_file, runs)
+    with_foreign((), ready.pairs, foreign)  # a folder that is not there is told before the work, not after it
     if dry_run:
         _foretell(ready.pairs, fused_folder(runs, ready.pairs.dataset, name), foreign)
         return
@@ -165,16 +168,14 @@ def _fuse_and_score(
     all_metrics: bool,
 ) -> Outcome:
     from emma_core.fuse_dataset import fuse_dataset, fused_folder
-    from emma_core.rows import chosen_rows, fused_rows
+    from emma_core.rows import fused_rows, with_foreign
     from medical.run import evaluate_medical
 
     pairs = ready.pairs
-    if foreign:
-        fused_rows(pairs, runs, foreign)  # a folder that is not there is told before the work, not after it
     folder = fused_folder(runs, pairs.dataset, name)
     with progress_bar(f"{pairs.dataset} by {fuser.method}", len(pairs.pairs)) as advance:
         fuse_dataset(pairs, fuser, folder, overwrite=overwrite, on_pair=lambda _: advance())
-    rows = chosen_rows(pairs, runs, fused=True, folders=foreign)
+    rows = with_foreign(fused_rows(pairs, runs, naive=False), pairs, foreign)
     with progress_bar("Scoring", len(pairs.pairs)) as advance:
         return evaluate_medical(
             pairs,
@@ -190,13 +191,14 @@ def _fuse_and_score(
 
 def _print(tables: Sequence[MedicalTable], name: str) -> None:
     """Print every table, and of the widest what the row fused now gains and loses."""
-    from rich.console import Console
-
     from emma_core.report.tables import table_of
+    from emma_core.report.words import sentences
 
-    for table in tables:
-        Console().print(table_of(table.results).to_console())
-    for said in tables[-1].comparisons:
-        if said.row == name and (said.against == "max" or said.column in SAID_OF_SOURCES):
-            typer.echo(said.sentence())
+    *parts, last = (table_of(table.results) for table in tables)
+    for part in parts:  # what is said of all of them is said once
+        replace(part, notes=tuple(note for note in part.notes if note not in last.notes)).print()
+    last.print()
+    ours = [each for each in tables[-1].comparisons if each.row == name]
+    for line in sentences([each for each in ours if each.against == "max" or each.column in SAID_OF_SOURCES]):
+        typer.echo(line)
     typer.echo("A page of all tables, with maps of what survives of each scan: emma-tasks report")

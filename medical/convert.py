@@ -7,15 +7,15 @@ are its pixels. From there on they are images like any others.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from emma_core.datasets import Fault
 from emma_core.errors import DataError
 from emma_core.images import encode_png, to_8bit, write_atomic
 from emma_core.manifest import locked
+from emma_core.pairs import Fault
 from medical.scans import read_scan, scan_format, scan_stem
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SideName = Literal["MRI", "other"]
 SIDES: tuple[SideName, SideName] = ("MRI", "other")
 
-_SAME_GRID = 0.01
-"""Voxels of two volumes are at one place if their affines differ by less [mm]."""
+_SAME_PLACE = 0.1
+"""Pixels of two scans are at one place if they are less far apart [mm]; files round what they declare."""
 
 _SHOWN = {
     "given": "in the window asked for",
@@ -108,7 +108,7 @@ def convert_scans(
     matched, faults = match_scans(folders)
     written: set[str] = set()
     used: list[Mapping[SideName, Scan]] = []
-    slices = 0
+    slices = unplaced = 0
     with locked(target):
         for number, (stem, files) in enumerate(matched.items(), 1):
             try:
@@ -118,6 +118,7 @@ def convert_scans(
             else:
                 written |= _write(scans, number, target)
                 slices += len(scans["MRI"].images)
+                unplaced += _apart(scans["MRI"], scans["other"]) is None
                 used.append({side: replace(scan, images=()) for side, scan in scans.items()})
             on_file()
         _remove_others(target, written)
@@ -125,6 +126,11 @@ def convert_scans(
         reason = f"first: {faults[0]}" if faults else "their slices show nothing"
         raise DataError(f"None of {len(matched)} pairs of scans could be used; {reason}")
     notes = [_said(side, [scans[side] for scans in used]) for side in SIDES]
+    if unplaced:
+        notes.append(
+            f"Whether the scans of {unplaced} of {len(used)} pairs of files lie on each other is not known: "
+            "not both files say where."
+        )
     if empty := slices - len(written):
         notes.append(f"{empty} of {slices} slices are left out: a scan shows nothing in them.")
     return Converted({side: target / side for side in SIDES}, tuple(notes), tuple(faults))
@@ -154,13 +160,26 @@ def _read_pair(files: Mapping[SideName, Path], windows: Mapping[SideName, Window
         raise DataError(
             f"the MRI is {sizes[0]}, the other scan {sizes[1]} (slices, width, height); resample one to the other first"
         )
-    if mri.affine is not None and other.affine is not None:
-        apart = float(np.abs(mri.affine - other.affine).max())
-        if not apart < _SAME_GRID:
-            raise DataError(
-                f"the grids of the volumes differ (affines differ by {apart:.3g}); resample one to the other first"
-            )
+    apart = _apart(mri, other)
+    if apart is not None and not apart < _SAME_PLACE:
+        raise DataError(
+            f"the scans do not lie on each other (pixels are up to {apart:.3g} mm apart by what the files declare); "
+            "resample one to the other first"
+        )
     return scans
+
+
+def _apart(mri: Scan, other: Scan) -> float | None:
+    """Return how far pixels of two scans of one size are apart at most [mm]; None where not both say where they lie.
+
+    The farthest pixels are corners, as affines are linear. Those of two formats count slices and rows otherwise.
+    """
+    if mri.affine is None or other.affine is None or mri.format != other.format:
+        return None
+    height, width = mri.images[0].shape[:2]
+    ends = product((0, width - 1), (0, height - 1), (0, len(mri.images) - 1), (1,))
+    between = np.array(list(ends)) @ (mri.affine - other.affine).T
+    return float(np.linalg.norm(between[:, :3], axis=1).max())
 
 
 def _write(scans: Mapping[SideName, Scan], number: int, target: Path) -> set[str]:

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emma_core.datasets import DatasetSpec, Fault, PairSet, dataset_spec, find_pairs, folder_spec, is_plain_name
-from emma_core.errors import UsageError
+from emma_core.datasets import DatasetSpec, dataset_spec, folder_spec
+from emma_core.errors import DataError, UsageError
+from emma_core.pairs import Fault, PairSet, find_pairs
+from emma_core.text import is_plain_name
 from medical.convert import SIDES, convert_scans, holds_scans
+from medical.scans import scan_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,14 +68,33 @@ def harvard_pairs(root: Path, modality: str | None = None, split_file: Path | No
     """Find the pairs of the Harvard layout, of one modality or of all.
 
     Raises:
-        DataError: they are not there.
+        DataError: they are not there; the message says how DICOM and NIfTI files are given.
         UsageError: it has no such modality.
     """
     split = f"MRI-{modality}" if modality else None
-    pairs = find_pairs(dataset_spec("Harvard"), root, split=split, split_file=split_file)
+    try:
+        pairs = find_pairs(dataset_spec("Harvard"), root, split=split, split_file=split_file)
+    except DataError as error:
+        raise DataError("; ".join(map(str, [error, *_scans_in(root, split)[:1]]))) from None
     if pairs.label == "all" and len(pairs.parts) == 1:
         pairs = replace(pairs, label=pairs.parts[0])  # as where that part is asked for
-    return Ready(pairs)
+    left_out = () if split_file else _scans_in(root, split)
+    return Ready(replace(pairs, faults=(*pairs.faults, *left_out)))
+
+
+def _scans_in(root: Path, split: str | None) -> list[Fault]:
+    """Name the parts of the Harvard layout that hold scans instead of images, with how those are given."""
+    choices = "|".join(MODALITIES)
+    how = f"DICOM or NIfTI files are there: give their folders as --mri DIR --other DIR --modality {choices}"
+    parts = dataset_spec("Harvard").chosen(split)
+    return [Fault(part.name, "*", how) for part in parts if any(map(_is_scan, root.glob(f"{part.name}/*/*")))]
+
+
+def _is_scan(path: Path) -> bool:
+    try:
+        return scan_format(path) in {"DICOM", "NIfTI"}
+    except OSError:  # what cannot be read is no scan that could be given
+        return False
 
 
 def own_pairs(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emma_core.errors import DataError
-from medical.scans import Scan, Window, reader, refuse_unusable, whole_range
+from medical.scans import Scan, Window, reader, refuse_immense, refuse_unusable, whole_range
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,16 +29,16 @@ def read_dicom(path: Path, window: Window | None) -> Scan:
     """Read one DICOM file; arguments and errors as for :func:`medical.scans.read_scan`."""
     dataset = reader("pydicom").dcmread(path)
     _refuse(dataset)
-    stored = _pixels(dataset)
+    stored, place = _pixels(dataset), _affine(dataset)
     photometry = str(dataset.PhotometricInterpretation)
     if photometry == "PALETTE COLOR":
-        return Scan(_slices(_palette(stored, dataset), 3), "DICOM", "stored")
+        return Scan(_slices(_palette(stored, dataset), 3), "DICOM", "stored", affine=place)
     if photometry in _COLOUR:
-        return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored")
+        return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored", affine=place)
     values = reader("pydicom.pixels").apply_modality_lut(stored, dataset).astype(np.float32)
     refuse_unusable(values, "pixels")
     shown, used, grey = _windowed(values, dataset, window)
-    return Scan(_slices(1 - grey if photometry == "MONOCHROME1" else grey, 2), "DICOM", shown, used)
+    return Scan(_slices(1 - grey if photometry == "MONOCHROME1" else grey, 2), "DICOM", shown, used, place)
 
 
 def _refuse(dataset: Any) -> None:  # noqa: ANN401 - a data set of pydicom
@@ -51,8 +51,39 @@ def _refuse(dataset: Any) -> None:  # noqa: ANN401 - a data set of pydicom
         raise DataError("holds no image; expected a slice with pixel data")
 
 
+def _affine(dataset: Any) -> NDArray[np.float64] | None:  # noqa: ANN401
+    """Return where a slice lies, PS3.3 C.7.6.2.1.1, (column, row, slice) to millimetres, right, anterior, superior.
+
+    Slices are taken 1 mm apart: a file is one of them.
+
+    Returns:
+        The affine, (4, 4), or None where the file does not declare it.
+    """
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    origin = _numbers(dataset, "ImagePositionPatient", 3)
+    cosines = _numbers(dataset, "ImageOrientationPatient", 6)
+    if spacing is None or origin is None or cosines is None:
+        return None
+    along_row, along_column = cosines[:3], cosines[3:]
+    affine = np.eye(4)
+    # The first spacing is that between rows; left and posterior, in which DICOM counts, are turned over.
+    affine[:3, 0], affine[:3, 1] = along_row * spacing[1], along_column * spacing[0]
+    affine[:3, 2], affine[:3, 3] = np.cross(along_row, along_column), origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _numbers(dataset: Any, name: str, count: int) -> NDArray[np.float64] | None:  # noqa: ANN401
+    """Return so many finite numbers of a field; None where it holds anything else."""
+    try:
+        values = np.atleast_1d(np.asarray(dataset.get(name), np.float64))
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+
 def _pixels(dataset: Any) -> NDArray[Any]:  # noqa: ANN401
     """Decode the stored values, (H, W), (H, W, 3), or with frames first."""
+    refuse_immense([int(dataset.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns")], "pixels")
     try:
         stored: NDArray[Any] = dataset.pixel_array
     except Exception as error:  # a decoder fed with damaged bytes may raise anything

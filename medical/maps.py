@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from emma_core.datasets import Pair
     from emma_core.evaluate import Scores
     from emma_core.images import FloatImage
+    from emma_core.pairs import Pair
     from emma_core.rows import InputRow
 
 GROUP = "What survives of each scan"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emma_core.errors import DataError
-from medical.scans import Scan, Window, reader, refuse_unusable, whole_range
+from medical.scans import Scan, Window, reader, refuse_immense, refuse_unusable, whole_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,7 @@ def _refuse(volume: Any) -> None:  # noqa: ANN401 - an image of nibabel
         raise DataError(f"its voxels are {kind}; expected whole or real numbers")
     if not all(volume.shape):
         raise DataError(f"has no voxels: it is {_size(volume)}")
+    refuse_immense(volume.shape, "voxels")
 
 
 def _size(volume: Any) -> str:  # noqa: ANN401

@@ -14,7 +14,7 @@ from emma_core.metrics.detail import WINDOW, detail_survival
 from emma_core.metrics.fusion import METRICS
 from emma_core.paired import write_differences
 from emma_core.pictures import pictures_folder
-from emma_core.results import Column, result_folder
+from emma_core.results import Column, table_folder
 from emma_core.rows import source_rows
 from medical.maps import write_maps
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from emma_core.comparisons import Comparison
-    from emma_core.datasets import Fault, Pair, PairSet
     from emma_core.evaluate import Scorer
+    from emma_core.pairs import Fault, Pair, PairSet
     from emma_core.results import Result
     from emma_core.rows import InputRow
 
@@ -110,7 +110,7 @@ def evaluate_medical(
     scores = score_pairs(pairs, rows, measures, device=device, on_pair=on_pair)
     parts = _parts(scores)
     for part in parts:
-        folder = pictures_folder(result_folder(runs, TASK, pairs.dataset, part.pairs.label, "x").parent)
+        folder = pictures_folder(table_folder(runs, TASK, pairs.dataset, part.pairs.label))
         write_maps(part, (*source_rows(pairs), *rows), shown, folder)
     tables = [*parts, scores] if len(parts) > 1 else parts
     return Outcome(tuple(_write_table(table, runs, (NOTE, *notes)) for table in tables), scores.faults)
@@ -126,7 +126,7 @@ def _parts(scores: Scores) -> list[Scores]:
 
 
 def _write_table(scores: Scores, runs: Path, notes: tuple[str, ...]) -> MedicalTable:
-    recipe = {"detail_window": WINDOW}
+    recipe = {"detail in windows of": f"{WINDOW} x {WINDOW} pixels"}
     results = write_scores(scores, runs, task=TASK, title=TITLE, recipe=recipe, notes=notes)
-    folder = result_folder(runs, TASK, scores.pairs.dataset, scores.pairs.label, "x").parent
+    folder = table_folder(runs, TASK, scores.pairs.dataset, scores.pairs.label)
     return MedicalTable(results, write_differences(folder, results, scores))

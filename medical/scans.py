@@ -6,6 +6,7 @@ Of a file that carries a patient's name only the pixels leave this module, with 
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from emma_core.datasets import IMAGE_SUFFIXES
 from emma_core.errors import DataError, UsageError
 from emma_core.images import read_image
+from emma_core.pairs import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from emma_core.images import FloatImage
@@ -29,6 +32,9 @@ value, or as they are (colours, ordinary images)."""
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+MOST_VALUES = 2**28
+"""Pixels or voxels of a file that is read: 1 GiB of float32, twenty times a brain at 1 mm."""
+
 _MAGIC = b"DICM"  # behind a preamble of 128 bytes
 
 
@@ -54,7 +60,9 @@ class Scan:
         format: of the file.
         shown: how values became grey levels.
         window: in which, where there is one.
-        affine: of a volume, voxel to millimetres, (4, 4); slices of two volumes belong together where these agree.
+        affine: from (column, row, slice) to millimetres, (4, 4), where the file declares it: of a volume as it is
+            stored in the axes right, anterior, superior, of a DICOM slice as it is shown. Scans of one format lie on
+            each other where these agree.
     """
 
     images: tuple[FloatImage, ...]
@@ -142,7 +150,7 @@ def reader(package: str) -> Any:  # noqa: ANN401 - a module
         return importlib.import_module(package)
     except ImportError:
         raise UsageError(
-            f"DICOM and NIfTI files need {package}, which is not installed: pip install 'emma-tasks[medical]'"
+            f"DICOM and NIfTI files need {package}, which is not installed: pip install nibabel pydicom"
         ) from None
 
 
@@ -150,6 +158,23 @@ def whole_range(values: NDArray[np.float32]) -> Window:
     """Return the window from the smallest to the largest value; a constant scan is shown mid-grey."""
     low, high = float(values.min()), float(values.max())
     return Window((low + high) / 2, high - low if high > low else 1.0)
+
+
+def refuse_immense(shape: Sequence[int], what: str) -> None:
+    """Refuse a scan that would fill the memory before it is decoded: a small compressed file can claim any size.
+
+    Args:
+        shape: of the scan.
+        what: its values are called: pixels or voxels.
+
+    Raises:
+        DataError: it has more than :data:`MOST_VALUES`.
+    """
+    if math.prod(shape) > MOST_VALUES:
+        raise DataError(
+            f"is {' x '.join(map(str, shape))}; expected at most {MOST_VALUES // 10**6} million {what}, "
+            "so cut out the slices that are needed"
+        )
 
 
 def refuse_unusable(values: NDArray[Any], what: str) -> None:

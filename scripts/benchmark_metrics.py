@@ -1,6 +1,6 @@
 """Time the library's ten fusion metrics beside a plain numpy and scipy evaluation of the same numbers.
 
-    python scripts/benchmark_metrics.py [--pair IR VIS] [--runs 5] [--threads 1]
+    python scripts/benchmark_metrics.py [--pair IR VIS] [--runs 5] [--threads 1] [--out FILE.csv]
 
 Both see the same triple in the same run, taking turns, on one thread each; they must agree to 1e-4. Without ``--pair``
 the images are smoothed noise, 576 x 768. The fused image is the pixel-wise maximum.
@@ -15,14 +15,14 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from plain_metrics import plain_metrics
 from scipy.ndimage import gaussian_filter
 
-from emma_core.benchmark import cpu_name
+from emma_core.benchmark import cpu_name, write_figures
 from emma_core.images import read_grey
 from emma_core.metrics.fusion import fusion_metrics, grey_levels, prepare
 
@@ -54,6 +54,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--pair", nargs=2, type=Path, metavar=("IR", "VIS"), help="image files of one size")
     parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median counts")
     parser.add_argument("--threads", type=int, default=1, help="of the library; scipy uses one")
+    parser.add_argument("--out", type=Path, help="file for the figures as CSV")
     return parser.parse_args()
 
 
@@ -65,8 +66,8 @@ def compare(ours: dict[str, float], plain: dict[str, float]) -> float:
     return max(abs(ours[name] - value) for name, value in plain.items())
 
 
-def time_in_turns(ways: dict[str, Callable[[], object]], runs: int) -> None:
-    """Print the median time of each way, and how many times faster than the first it is."""
+def time_in_turns(ways: dict[str, Callable[[], object]], runs: int) -> list[dict[str, Any]]:
+    """Print and return the median time of each way, and how many times faster than the first it is."""
     rounds = [{name: seconds(evaluate) for name, evaluate in ways.items()} for _ in range(runs)]
     times = {name: statistics.median(one[name] for one in rounds) for name in ways}
     slowest = times[next(iter(ways))]
@@ -74,6 +75,7 @@ def time_in_turns(ways: dict[str, Callable[[], object]], runs: int) -> None:
     for name, taken in times.items():
         print(f"{name:40}{taken * 1000:10.1f} ms{slowest / taken:8.1f} x")
     print(f"target: {TARGET} x")
+    return [{"way": name, "seconds": taken, "ratio": slowest / taken} for name, taken in times.items()]
 
 
 def main() -> int:
@@ -85,7 +87,8 @@ def main() -> int:
     fused = torch.maximum(infrared, visible)
     arrays = [image[0].numpy() for image in (infrared, visible, fused)]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
-    print(f"{cpu_name()}, threads: {torch.get_num_threads()}; Python {platform.python_version()}, {packages}")
+    machine = f"{cpu_name()}, threads: {torch.get_num_threads()}; Python {platform.python_version()}, {packages}"
+    print(machine)
     print(f"one triple of {fused.shape[1]} x {fused.shape[2]} pixels, medians of {chosen.runs} runs\n")
 
     prepared = prepare(infrared, visible)
@@ -96,7 +99,9 @@ def main() -> int:
         "library": lambda: fusion_metrics(infrared, visible, fused),
         "library, next fused image of the pair": lambda: prepared.evaluate(fused),
     }
-    time_in_turns(ways, chosen.runs)
+    figures = time_in_turns(ways, chosen.runs)
+    if chosen.out:
+        write_figures(chosen.out, figures, machine)
     if not worst <= TOLERANCE:
         print(f"the values differ by {worst:.1e}; expected at most {TOLERANCE:.0e}", file=sys.stderr)
         return 1

@@ -21,16 +21,17 @@ from detection.offline import keep_to
 from detection.recipes import RECIPES
 from detection.splits import make_split
 from detection.weights import read_weights, save_detector
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.errors import CheckpointError
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import load_fuser
+from emma_core.pairs import find_pairs
 from emma_core.rows import InputRow
 from emma_core.runtime import resolve_device
 from emma_core.samples import write_samples
 
 if TYPE_CHECKING:
-    from emma_core.datasets import PairSet
+    from emma_core.pairs import PairSet
 
 RECIPE = replace(
     RECIPES["demo"],

@@ -23,9 +23,10 @@ import torch
 
 from emma_core.chance import torch_stream
 from emma_core.checkpoint import load_sensing, load_ufuser
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.equivariance import draw
 from emma_core.images import read_grey
+from emma_core.pairs import find_pairs
 from emma_core.stages import Sensing, freeze
 from emma_core.training_config import training_recipe
 

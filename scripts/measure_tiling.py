@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from emma_core.fuse import OVERLAP, fuse_pair, tile_spans
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image
 from emma_core.models.ufuser import UFuser
+from emma_core.runtime import memory_mib
 from emma_core.samples import write_samples
 
 TILES = (0, 1024, 512)
@@ -38,7 +38,7 @@ def one_way(weights: Path, data: Path, tile: int, out: Path) -> None:
     fused = fuse_pair(infrared, visible, fuser, colour_from="none", tile=tile)
     seconds = time.perf_counter() - begun
     np.save(out, fused)
-    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+    print(json.dumps([seconds, memory_mib("VmHWM") / 2**10]))
 
 
 def seam_contrast(difference: np.ndarray, tile: int) -> float:

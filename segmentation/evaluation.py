@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from emma_core.images import write_image
 from emma_core.metrics.confusion import class_frequency, class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from emma_core.results import Column
 from emma_core.runtime import map_images
 from segmentation.augment import fit
 from segmentation.data import as_input, read_levels
-from segmentation.labels import UNLABELLED, read_mask
+from segmentation.labels import ACCURACY, FOREGROUND, MIOU, UNLABELLED, read_mask, write_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,15 +22,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from emma_core.datasets import Pair
     from emma_core.metrics.confusion import Absent, Matrix
+    from emma_core.pairs import Pair
     from emma_core.rows import InputRow
     from segmentation.augment import Levels
     from segmentation.data import SegmentationData
     from segmentation.labels import Mask, SegmentationSpec
     from segmentation.network import Segmenter
-
-MIOU, FOREGROUND, ACCURACY = "mIoU", "mIoU fg", "Pixel acc."
 
 
 def columns(spec: SegmentationSpec) -> tuple[Column, ...]:
@@ -127,7 +124,7 @@ def evaluate_row(
 
     def score(pair: Pair) -> Matrix:
         found = predict(segmenter, read_levels(row.files[pair.key]), size, device)
-        write_image(folder / f"{pair.key}.png", found.astype(np.float32) / np.float32(255))
+        write_mask(folder / f"{pair.key}.png", found, data.spec)
         truth = read_mask(data.masks[pair.key], data.spec)
         return confusion_matrix(truth, found, segmenter.classes, UNLABELLED)
 

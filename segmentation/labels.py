@@ -14,22 +14,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emma_core.config import read_toml
-from emma_core.datasets import DATASETS, DatasetSpec, Split, dataset_spec, is_plain_name
+from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, DatasetSpec, dataset_spec, in_split, own_spec
 from emma_core.errors import DataError, UsageError
-from emma_core.images import read_image
+from emma_core.images import read_image, write_image
+from emma_core.text import is_plain_name, same_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from emma_core.datasets import Pair
     from emma_core.images import FloatImage
+    from emma_core.pairs import Pair
 
     Mask = NDArray[np.uint8]
 
 UNLABELLED = 255
 """What a mask in memory holds where no class is to be learnt or scored."""
+
+MIOU, FOREGROUND, ACCURACY = "mIoU", "mIoU fg", "Pixel acc."
+"""Measures over all classes, as columns are called."""
 
 _SHOWN = 3  # colours that an error spells
 
@@ -41,14 +45,15 @@ class SegmentationSpec:
     Attributes:
         name: as on the command line (case does not matter there) and in tables.
         classes: names by id, the background first.
-        palette: colour of each class, 0..255 for red, green, blue.
+        palette: colour of each class, whole numbers in 0..255 for red, green, blue.
         labels: folder of the masks below the root, ``<id>.png`` or ``<split>/<id>.png`` in it; ``{split}`` stands for
             the split of a pair.
         train_labels: another folder for the pairs that are trained on; empty for the same.
         dataset: name of the data set whose pairs these are; empty if ``infrared`` and ``visible`` say where pairs are.
-        infrared: folder of infrared images below the root, ``{split}`` in it for ``train`` and ``test``.
+        infrared: folder of infrared images below the root, ``{split}`` in it for ``train``, ``val`` and ``test``.
         visible: likewise.
-        ignore: id of pixels that nobody knows; they are neither learnt nor scored.
+        ignore: id of pixels that nobody knows; they are neither learnt nor scored. If it is 0, the classes have the
+            ids from 1.
         conditions: parts of the test set that are scored apart: name, and the end of the ids in it.
         partial: whether pairs without a mask are left out; else they are an error.
         pseudo: whether the labels were made by networks, not by people; every table says so.
@@ -76,12 +81,35 @@ class SegmentationSpec:
             raise UsageError(f"{self.name!r} cannot name a label set; expected letters, digits, '-' or '_'")
         if not 2 <= count < UNLABELLED or len(set(self.classes)) != count:
             raise UsageError(f"{self.name}: {count} classes; expected 2 to {UNLABELLED - 1} of different names")
+        self._refuse_column_names()
         if len(self.palette) != count:
             raise UsageError(f"{self.name}: {len(self.palette)} colours for {count} classes; expected one each")
-        if self.ignore is not None and not count <= self.ignore <= UNLABELLED:
-            raise UsageError(f"{self.name}: ignore is {self.ignore}, expected {count} to {UNLABELLED}")
+        if wrong := [colour for colour in self.palette if min(colour) < 0 or max(colour) > 255]:
+            raise UsageError(f"{self.name}: palette has the colour {wrong[0]}; expected 0 to 255 for red, green, blue")
+        if self.ignore and not count <= self.ignore <= UNLABELLED:
+            raise UsageError(f"{self.name}: ignore is {self.ignore}, expected 0, or {count} to {UNLABELLED}")
         if not self.dataset and not (self.infrared and self.visible):
             raise UsageError(f"{self.name}: give dataset = one of {', '.join(DATASETS)}, or infrared and visible")
+
+    def _refuse_column_names(self) -> None:
+        """Refuse names of classes and conditions that would leave a column without a name, or two with one."""
+        names = [" ".join(name.split()) for name in (*self.classes, *self.measures)]
+        twice = [name for index, name in enumerate(names) if name in names[:index]]
+        if "" in names or any(not name.strip() for name, _ in self.conditions):
+            raise UsageError(f"{self.name}: a class or a condition has no name")
+        if twice:
+            kinds = f"classes, conditions and the measures {MIOU}, {FOREGROUND} and {ACCURACY}"
+            raise UsageError(f"{self.name}: two columns would be called {twice[0]!r}; expected other names of {kinds}")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured over all classes: names of columns, after those of the classes."""
+        return (MIOU, FOREGROUND, ACCURACY, *(f"{MIOU} {name}" for name, _ in self.conditions))
+
+    @property
+    def first_id(self) -> int:
+        """Id of the first class in files; in memory it is 0."""
+        return 1 if self.ignore == 0 else 0
 
     @property
     def title(self) -> str:
@@ -101,9 +129,7 @@ class SegmentationSpec:
         """Return the declaration of the pairs that these labels are of."""
         if self.dataset:
             return dataset_spec(self.dataset)
-        names = ("train", "test") if "{split}" in self.infrared else ("all",)
-        parts = [Split(name, ((_in_split(self.infrared, name), _in_split(self.visible, name)),)) for name in names]
-        return DatasetSpec(self.name, f"{self.infrared} with {self.visible}", tuple(parts), "yours", "yours", "-")
+        return own_spec(self.name, self.infrared, self.visible)
 
 
 _MSRS_CLASSES = (
@@ -128,7 +154,6 @@ _MSRS_PALETTE = (
     (192, 128, 128),
     (192, 64, 0),
 )
-_DAY_NIGHT = (("day", "D"), ("night", "N"))
 
 SEGMENTATIONS: dict[str, SegmentationSpec] = {
     spec.name: spec
@@ -139,7 +164,7 @@ SEGMENTATIONS: dict[str, SegmentationSpec] = {
             _MSRS_PALETTE,
             "{split}/Segmentation_labels",
             dataset="MSRS",
-            conditions=_DAY_NIGHT,
+            conditions=DATASETS["MSRS"].conditions,
         ),
         SegmentationSpec(
             "MSRS-pseudo",
@@ -149,7 +174,7 @@ SEGMENTATIONS: dict[str, SegmentationSpec] = {
             train_labels="pseudo_labels/mfnet",
             dataset="MSRS",
             ignore=UNLABELLED,
-            conditions=_DAY_NIGHT,
+            conditions=DATASETS["MSRS"].conditions,
             partial=True,
             pseudo=True,
             note="Pseudo-labels, no ground truth: networks made them, no person did. They are made from both images, "
@@ -168,9 +193,8 @@ def label_set(name: str) -> SegmentationSpec:
     """
     if name.lower().endswith(".toml"):
         return _own(Path(name))
-    for known, spec in SEGMENTATIONS.items():
-        if known.lower() == name.lower():
-            return spec
+    if known := same_name(name, SEGMENTATIONS):
+        return SEGMENTATIONS[known]
     raise UsageError(
         f"No labels of {name!r} are known; known: {', '.join(SEGMENTATIONS)}, or a file FILE.toml that declares "
         "them (docs/segmentation.md)"
@@ -194,14 +218,14 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
     """
     found: dict[str, Path] = {}
     for pair in pairs:
-        place = root / _in_split(str(folder), pair.split)
+        place = root / in_split(str(folder), pair.split)
         candidates = (place / pair.split / f"{pair.id}.png", place / f"{pair.id}.png")
-        path = next((path for path in candidates if path.exists()), None)
+        path = next((path for path in candidates if path.is_file()), None)
         if path:
             found[pair.key] = path
     missing = [pair for pair in pairs if pair.key not in found]
     if missing and not (spec.partial and found):
-        expected = root / _in_split(str(folder), missing[0].split) / f"{missing[0].id}.png"
+        expected = root / in_split(str(folder), missing[0].split) / f"{missing[0].id}.png"
         raise DataError(
             f"{spec.name}: {len(missing)} of {len(pairs)} pairs have no label, first {missing[0].key}; "
             f"expected {expected}. Other folders can be given with --labels DIR"
@@ -222,15 +246,29 @@ def read_mask(path: Path, spec: SegmentationSpec) -> Mask:
     Raises:
         DataError: the file holds colours, other numbers than ids, or cannot be read; the message names it.
     """
-    ids = _levels(path, spec)
+    ids, first, end = _levels(path, spec), spec.first_id, spec.first_id + len(spec.classes)
     ignored = np.zeros_like(ids, bool) if spec.ignore is None else ids == spec.ignore
-    wrong = (ids >= len(spec.classes)) & ~ignored
+    wrong = (ids >= end) & ~ignored
     if wrong.any():
         counts = [f"{value} ({(ids == value).sum()} pixels)" for value in np.unique(ids[wrong])[:_SHOWN]]
-        known = f"0 to {len(spec.classes) - 1}" + ("" if spec.ignore is None else f" or {spec.ignore}")
+        known = f"{first} to {end - 1}" + ("" if spec.ignore is None else f" or {spec.ignore}")
         raise DataError(f"{path}: holds id {', '.join(counts)}; expected {known} ({spec.name})")
-    mask: Mask = np.where(ignored, UNLABELLED, ids).astype(np.uint8)
+    mask: Mask = np.where(ignored, UNLABELLED, ids - first).astype(np.uint8)
     return mask
+
+
+def write_mask(path: Path, mask: Mask, spec: SegmentationSpec) -> None:
+    """Write a mask so that :func:`read_mask` reads it again.
+
+    Args:
+        path: of the PNG.
+        mask: (H, W) uint8, ids of classes.
+        spec: the label set.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_image(path, (mask + spec.first_id).astype(np.float32) / np.float32(255))
 
 
 def colour_mask(mask: NDArray[np.integer], palette: Sequence[tuple[int, int, int]]) -> FloatImage:
@@ -241,19 +279,10 @@ def colour_mask(mask: NDArray[np.integer], palette: Sequence[tuple[int, int, int
     return painted
 
 
-def size_text(shape: Sequence[int]) -> str:
-    """Spell the size of an image, width first."""
-    return f"{shape[1]} x {shape[0]}"
-
-
-def _in_split(folder: str, split: str) -> str:
-    return folder.replace("{split}", split)
-
-
 def _own(path: Path) -> SegmentationSpec:
     spec = read_toml(path, SegmentationSpec)
     taken = {known.lower() for known in (*SEGMENTATIONS, *(() if spec.dataset else DATASETS))}
-    if spec.name.lower() in taken:
+    if spec.name.lower().removesuffix(SAMPLE_SUFFIX) in taken:
         raise UsageError(f"{path}: {spec.name} is a known label set; call yours by another name")
     return spec
 
@@ -263,7 +292,10 @@ def _levels(path: Path, spec: SegmentationSpec) -> NDArray[np.int64]:
     image = read_image(path)
     if image.ndim == 3:
         if (image != image[..., :1]).any():
-            raise DataError(f"{path}: {_found_colours(image, spec)}; expected one class id a pixel as grey level")
+            raise DataError(
+                f"{path}: {_found_colours(image, spec)}; expected one class id a pixel as grey level "
+                "(indexed masks: docs/segmentation.md)"
+            )
         image = image[..., 0]
     levels = np.rint(image * 255)
     if np.abs(levels - image * 255).max() > 1e-3:

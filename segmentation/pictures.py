@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emma_core.errors import EmmaError
+from emma_core.fuse_dataset import fused_folder
 from emma_core.images import read_image
 from emma_core.metrics.confusion import class_iou, mean_iou
 from emma_core.pictures import TaskPicture, pictures_folder, write_index, write_picture
 from emma_core.report.tables import row_order
-from emma_core.rows import source_rows
+from emma_core.rows import InputRow, source_rows, with_foreign
 from emma_core.training_log import LOG, read_log
-from segmentation.evaluation import MIOU
-from segmentation.labels import read_mask
+from segmentation.data import images_hash
+from segmentation.labels import MIOU, read_mask
 from segmentation.panels import View, draw_image
 from segmentation.scored import PREDICTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
@@ -29,9 +33,24 @@ if TYPE_CHECKING:
     from segmentation.scored import Scored
 
 SHOWN = 3
-"""Images with the largest gain, and as many with the largest loss."""
+"""Images with the largest gain at most, and as many with the largest loss."""
 
 _SMOOTH = 0.7  # of the loss from one logged step to the next
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is shown in detail: both cameras alone and the last fused row, each with its first seed.
+
+    Attributes:
+        rows: as they are scored.
+        images: of each row by name, then by ``split/id``; not of rows whose images are gone, or are others by now.
+        seeds: which of several seeds these are, for captions; empty where there is one.
+    """
+
+    rows: Sequence[Scored]
+    images: Mapping[str, Mapping[str, Path]]
+    seeds: str
 
 
 def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
@@ -42,27 +61,33 @@ def write_pictures(request: Request, scored: Sequence[Scored]) -> None:
         scored: the rows and seeds of the table.
     """
     folder = pictures_folder(request.folder)
+    write_index(folder, [write_picture(folder, picture, figure) for picture, figure in draw_pictures(request, scored)])
+
+
+def draw_pictures(request: Request, scored: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
+    """Draw all pictures of a table, with their captions, in the order of the page.
+
+    Args:
+        request: whose data and rows.
+        scored: the rows and seeds of the table.
+    """
     ordered = sorted(scored, key=lambda each: (_order(each), each.result.seed or 0))
-    shown = _sources_and_fused(request, ordered)
-    drawn = [
-        (
-            _picture("iou.png", request, "IoU of each class by kind of input", "IoU by class"),
-            bars(ordered, request.data.spec),
-        ),
-        (
-            _picture("confusion.png", request, "What each class was taken for, in % of its pixels", "Confusion"),
-            confusions(shown, request.data.spec),
-        ),
+    shown = _shown(request, ordered)
+    taken_for = f"What each class was taken for, in % of its pixels{shown.seeds}"
+    spec = request.data.spec
+    return [
+        (_picture("iou.png", request, "IoU of each class by kind of input", "IoU by class"), bars(ordered, spec)),
+        (_picture("confusion.png", request, taken_for, "Confusion"), confusions(shown.rows, spec)),
         (_picture("training.png", request, "Training: loss and mIoU on training images", "Training"), curves(ordered)),
         *_strips(request, shown),
         *_extremes(request, shown),
     ]
-    write_index(folder, [write_picture(folder, picture, figure) for picture, figure in drawn])
 
 
 def bars(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
     """Draw IoU by class, a bar for each row: the mean over its seeds."""
-    figure, axes = _figure((11, 3.6))
+    figure = _figure(11, 3.6)
+    axes = figure.subplots()
     names = [column.name for column in scored[0].result.columns]
     names = names[: names.index(MIOU) + 1]
     rows = list(dict.fromkeys(each.input for each in scored))
@@ -79,9 +104,7 @@ def bars(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
 
 def confusions(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
     """Draw the confusion matrix of each row, each true class as 100 %."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * len(scored) + 1, 4.2), layout="constrained")
+    figure = _figure(3.4 * len(scored) + 1, 4.2)
     panels = np.atleast_1d(figure.subplots(1, len(scored), sharey=True))
     for axes, each in zip(panels, scored, strict=True):
         matrix = each.matrices.sum(axis=0)
@@ -101,9 +124,7 @@ def confusions(scored: Sequence[Scored], spec: SegmentationSpec) -> Figure:
 
 def curves(scored: Sequence[Scored]) -> Figure:
     """Draw loss and mIoU on training images over the steps, a line for each row and seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = _figure(11, 3.2)
     loss, miou = figure.subplots(1, 2)
     rows = list(dict.fromkeys(each.input for each in scored))
     for each in scored:
@@ -155,53 +176,49 @@ def best_and_worst(matrices: NDArray[np.int64], number: int) -> tuple[int, int] 
     return int(best), int(worst)
 
 
-def _strips(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
+def _strips(request: Request, shown: _Shown) -> list[tuple[TaskPicture, Figure]]:
     """Draw the images on which fusing helps most and least, where a fused row and both cameras alone are scored."""
-    if len(shown) < 3:
+    if len(shown.rows) < 3:
         return []
-    gain = gains(shown[-1].matrices, [each.matrices for each in shown[:-1]])
+    gain = gains(shown.rows[-1].matrices, [each.matrices for each in shown.rows[:-1]])
     order = np.argsort(-gain, kind="stable")
-    count = min(SHOWN, len(order) // 2)
-    groups = {"Largest gains by fusing": order[:count], "Largest losses by fusing": order[::-1][:count]}
+    groups = {
+        "Largest gains by fusing": [index for index in order[:SHOWN] if gain[index] > 0],
+        "Largest losses by fusing": [index for index in order[::-1][:SHOWN] if gain[index] < 0],
+    }
     return [_strip(request, int(index), shown, heading) for heading, chosen in groups.items() for index in chosen]
 
 
-def _strip(request: Request, index: int, shown: Sequence[Scored], heading: str) -> tuple[TaskPicture, Figure]:
+def _strip(request: Request, index: int, shown: _Shown, heading: str) -> tuple[TaskPicture, Figure]:
     """Draw one test image in all its classes."""
-    from matplotlib.figure import Figure
-
     pair = request.data.test.pairs[index]
-    scores = [100 * float(_image_miou(each.matrices[index : index + 1])[0]) for each in shown]
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    scores = [100 * float(_image_miou(each.matrices[index : index + 1])[0]) for each in shown.rows]
+    figure = _figure(11, 4.4)
     _draw(figure, request, index, shown, [f"mIoU {score:.1f}" for score in scores])
-    caption = f"{pair.key}: mIoU over the classes of this image [%]: {_spelled(shown, scores)}"
+    caption = f"{pair.key}: mIoU over the classes of this image [%]: {_spelled(shown.rows, scores)}{shown.seeds}"
     return _picture(f"{pair.split}-{pair.id}.png", request, caption, heading), figure
 
 
-def _extremes(request: Request, shown: Sequence[Scored]) -> list[tuple[TaskPicture, Figure]]:
+def _extremes(request: Request, shown: _Shown) -> list[tuple[TaskPicture, Figure]]:
     """Draw, for every class but the background, the images on which the last row shown finds it best and worst."""
     classes = request.data.spec.classes
-    found = [(number, best_and_worst(shown[-1].matrices, number)) for number in range(1, len(classes))]
+    found = [(number, best_and_worst(shown.rows[-1].matrices, number)) for number in range(1, len(classes))]
     return [_extreme(request, shown, number, indices) for number, indices in found if indices]
 
 
-def _extreme(
-    request: Request, shown: Sequence[Scored], number: int, indices: tuple[int, int]
-) -> tuple[TaskPicture, Figure]:
+def _extreme(request: Request, shown: _Shown, number: int, indices: tuple[int, int]) -> tuple[TaskPicture, Figure]:
     """Draw the best and the worst image of a class, one below the other."""
-    from matplotlib.figure import Figure
-
-    name, row = request.data.spec.classes[number], shown[-1].input
-    figure = Figure(figsize=(11, 9), layout="constrained")
+    name, row = request.data.spec.classes[number], shown.rows[-1].input
+    figure = _figure(11, 9)
     parts: Any = figure.subfigures(2, 1, hspace=0.03)
     said = []
     for part, index, word in zip(parts, indices, ("best", "worst"), strict=True):
         key = request.data.test.pairs[index].key
-        scores = [100 * float(class_iou(each.matrices[index])[number]) for each in shown]
+        scores = [100 * float(class_iou(each.matrices[index])[number]) for each in shown.rows]
         part.suptitle(f"{name} found {word} by {row}: {key}", fontsize=11, fontweight="bold")
         _draw(part, request, index, shown, [f"IoU of {name} {score:.1f}" for score in scores], number)
-        said.append(f"{word} {key}, {_spelled(shown, scores)}")
-    caption = f"{name}, where {row} finds it best and worst; IoU of {name} [%]: {'; '.join(said)}"
+        said.append(f"{word} {key}, {_spelled(shown.rows, scores)}")
+    caption = f"{name}, where {row} finds it best and worst; IoU of {name} [%]: {'; '.join(said)}{shown.seeds}"
     return _picture(f"class-{number}.png", request, caption, "Best and worst image of each class"), figure
 
 
@@ -209,25 +226,24 @@ def _draw(
     figure: FigureBase,
     request: Request,
     index: int,
-    shown: Sequence[Scored],
+    shown: _Shown,
     titles: Sequence[str],
     focus: int | None = None,
 ) -> None:
     """Draw a test image as the rows shown see and label it."""
     data = request.data
-    key, cameras = data.test.pairs[index].key, source_rows(data.pairs)
-    inputs = {row.name: row.files for row in (*cameras, *request.rows)}  # others may be on disk, asked for before
+    pair = data.test.pairs[index]
     views = [
         View(
             each.input,
-            read_image(inputs[each.input][key]) if each.input in inputs else None,
-            read_mask(each.folder / PREDICTIONS / f"{key}.png", data.spec),
+            read_image(shown.images[each.input][pair.key]) if each.input in shown.images else None,
+            read_mask(each.folder / PREDICTIONS / f"{pair.key}.png", data.spec),
             f"{each.input}: {title}",
         )
-        for each, title in zip(shown, titles, strict=True)
+        for each, title in zip(shown.rows, titles, strict=True)
     ]
-    scene = read_image(cameras[1].files[key])
-    draw_image(figure, views, read_mask(data.masks[key], data.spec), scene, data.spec, focus)
+    truth = read_mask(data.masks[pair.key], data.spec)
+    draw_image(figure, views, truth, read_image(pair.visible), data.spec, focus)
 
 
 def _spelled(shown: Sequence[Scored], scores: Sequence[float]) -> str:
@@ -239,14 +255,44 @@ def _picture(file: str, request: Request, caption: str, group: str) -> TaskPictu
     return TaskPicture(file, f"{caption}{against}.", group, wide=True)
 
 
-def _sources_and_fused(request: Request, scored: Sequence[Scored]) -> list[Scored]:
-    """Choose the rows that are shown in detail: both cameras alone and the last fused one, each with its first seed."""
+def _shown(request: Request, scored: Sequence[Scored]) -> _Shown:
+    """Choose what is shown in detail, and find its images."""
     first: dict[str, Scored] = {}
     for each in scored:
         first.setdefault(each.input, each)
-    sources = [row.name for row in source_rows(request.data.pairs)]
+    cameras = source_rows(request.data.pairs)
+    sources = [row.name for row in cameras]
     fused = [each for row, each in first.items() if row not in sources]
-    return [first[row] for row in sources if row in first] + fused[-1:]
+    rows = [first[row] for row in sources if row in first] + fused[-1:]
+    images = {row.name: row.files for row in (*cameras, *request.rows)}
+    for each in rows:
+        if each.input not in images and (earlier := _earlier(request, each)):
+            images[each.input] = earlier.files
+    return _Shown(rows, images, _seeds(rows, scored))
+
+
+def _earlier(request: Request, each: Scored) -> InputRow | None:
+    """Find the images of a row that another command asked for, if they are still those that it was trained on."""
+    pairs, source = request.data.pairs, each.result.source
+    keys = [pair.key for pair in pairs.pairs]
+    try:
+        if folder := source.get("folder"):
+            (row,) = with_foreign((), pairs, [(each.input, Path(folder))])
+        else:
+            place = fused_folder(request.runs, pairs.dataset, each.input)
+            row = InputRow(each.input, {key: place / f"{key}.png" for key in keys}, source)
+        return row if images_hash(row, keys) == source.get("images_sha256") else None
+    except (EmmaError, OSError):
+        return None
+
+
+def _seeds(shown: Sequence[Scored], scored: Sequence[Scored]) -> str:
+    """Say which seeds are shown, if there are several; a figure of the table is a mean over all."""
+    if len({each.result.seed for each in scored}) == 1:
+        return ""
+    if len({each.result.seed for each in shown}) == 1:
+        return f" (seed {shown[0].result.seed})"
+    return f" ({', '.join(f'{each.input} seed {each.result.seed}' for each in shown)})"
 
 
 def _order(each: Scored) -> tuple[Any, ...]:
@@ -258,11 +304,11 @@ def _image_miou(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.nan_to_num([mean_iou(class_iou(matrix), "skip") for matrix in matrices])
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, *, smooth: bool = False) -> None:

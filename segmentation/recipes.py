@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from emma_core.errors import UsageError
+from emma_core.text import same_name
 from emma_core.training_config import override
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ RECIPES: dict[str, SegmentationTraining] = {
         size=(128, 160),
         augment=replace(_CPU_AUGMENT, scale=(1.0, 1.5)),
         schedule=ScheduleConfig(
-            epochs=16,
+            epochs=32,
             frozen_epochs=0,
             batch=4,
             optimizer="adamw",
@@ -217,12 +218,17 @@ RECIPES: dict[str, SegmentationTraining] = {
             warm_up_epochs=1,
             final_epochs=2,
             encoder_rate=0.5,
-            monitor_epochs=4,
+            monitor_epochs=8,
         ),
         balance=0.5,
     ),
 }
 """The recipes by name."""
+
+SECONDS_AN_IMAGE = {
+    name: seconds * RECIPES[name].schedule.epochs for name, seconds in (("paper", 1.0), ("quick", 0.12))
+}
+"""By recipe: what each training image takes of one core in all epochs together [s] (docs/segmentation.md)."""
 
 
 def recipe_named(name: str) -> SegmentationTraining:
@@ -231,9 +237,8 @@ def recipe_named(name: str) -> SegmentationTraining:
     Raises:
         UsageError: no such recipe; the message lists those that are known.
     """
-    for known, recipe in RECIPES.items():
-        if known.lower() == name.lower():
-            return recipe
+    if known := same_name(name, RECIPES):
+        return RECIPES[known]
     raise UsageError(f"Unknown recipe {name!r}; known: {', '.join(RECIPES)}")
 
 

@@ -19,22 +19,21 @@ import numpy as np
 from emma_core.chance import seeded
 from emma_core.comparisons import write_comparisons
 from emma_core.config import to_dict
-from emma_core.images import write_atomic
+from emma_core.images import size_text, write_atomic
 from emma_core.manifest import sha256
 from emma_core.options import progress_bar
-from emma_core.results import Result, result_folder, write_result
+from emma_core.results import Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment
-from emma_core.training import LAST, SavePolicy, train
+from emma_core.training import LAST, STATE, SavePolicy, train
 from segmentation.data import RowImages, Samples, images_hash
 from segmentation.evaluation import columns, evaluate_row
-from segmentation.labels import size_text
-from segmentation.network import build_segmenter, load_segmenter, weights_hash
+from segmentation.network import build_segmenter, load_segmenter, refuse_missing, weights_hash
 from segmentation.recipes import recipe_label
 from segmentation.scored import MATRICES, PREDICTIONS, Scored, collect, compare, is_finished, with_figures
 from segmentation.stage import segmentation_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -80,7 +79,7 @@ class Request:
     @property
     def folder(self) -> Path:
         """The folder of all rows on these test images."""
-        return self.runs / TASK / self.data.dataset / self.data.test.label
+        return table_folder(self.runs, TASK, self.data.dataset, self.data.test.label)
 
     def row_folder(self, row: str, seed: int) -> Path:
         """The folder of one row and seed."""
@@ -102,6 +101,17 @@ class SegmentationRun:
     training: SegmentationTraining
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A row with a seed: its result but for the figures, where that belongs, and whether it is there."""
+
+    row: InputRow
+    seed: int
+    expected: Result
+    folder: Path
+    is_done: bool
+
+
 def run_rows(request: Request, engine: Engine) -> list[Scored]:
     """Train and score what is not done yet, and compare the rows.
 
@@ -116,43 +126,40 @@ def run_rows(request: Request, engine: Engine) -> list[Scored]:
         EmmaError: an input has become unreadable, or a training cannot go on; what is done is kept.
     """
     common = _common(request, engine)
-    for seed in request.seeds:
-        for row in request.rows:
-            expected = _expected(common, request, row, seed)
-            if not is_finished(request.row_folder(row.name, seed), expected, len(request.data.spec.classes)):
-                _run_one(request, engine, row, expected)
+    for job in _jobs(request, common):
+        if not job.is_done:
+            _run_one(request, engine, job)
     scored = collect(request.folder, common, request.data, request.absent)
     write_comparisons(request.folder, compare(scored, request.data.test.spec, request.absent))
     return scored
 
 
 def plan(request: Request, engine: Engine) -> list[str]:
-    """Say of each row and seed what would be done."""
-    common = _common(request, engine)
-    lines = []
-    for seed in request.seeds:
-        for row in request.rows:
-            folder = request.row_folder(row.name, seed)
-            done = is_finished(folder, _expected(common, request, row, seed), len(request.data.spec.classes))
-            lines.append(f"{row.name}, seed {seed}: {'is done' if done else 'would be trained'} in {folder}")
-    return lines
+    """Say of each row and seed what would be done.
+
+    Raises:
+        UsageError: the backbone cannot be had.
+        CheckpointError: likewise its weights, as far as that can be told without a network.
+    """
+    jobs = list(_jobs(request, _common(request, engine)))
+    if not all(job.is_done for job in jobs):
+        refuse_missing(request.training.network)
+    return [f"{job.row.name}, seed {job.seed}: {_foretold(job)} in {job.folder}" for job in jobs]
+
+
+def _foretold(job: _Job) -> str:
+    """Say what would become of a row and seed; one that lost its masks is not trained again."""
+    if job.is_done:
+        return "is done"
+    return "would go on" if (job.folder / STATE).exists() else "would be trained"
 
 
 def _common(request: Request, engine: Engine) -> Result:
     """Return what the results of all rows share."""
-    data, test = request.data, request.data.test
-    return Result(
-        task=TASK,
-        title=data.spec.title,
+    data = request.data
+    return replace(
+        blank_result(data.test, TASK, data.spec.title, columns(data.spec)),
         dataset=data.dataset,
-        split=test.label,
-        split_hash=test.hash,
-        sources_hash=test.sources_hash(),
-        parts=test.parts,
-        count=len(test.pairs),
-        row="",
-        columns=columns(data.spec),
-        values={},
         recipe=_recipe(request),
         notes=_notes(request),
         environment=environment(engine.device),
@@ -189,33 +196,37 @@ def _notes(request: Request) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _expected(common: Result, request: Request, row: InputRow, seed: int) -> Result:
-    """Return what the result of a row will be, but for its figures."""
-    images = images_hash(row, (pair.key for pair in request.data.pairs.pairs))
-    source = {**row.source, "images_sha256": images}
-    label = request.data.spec.row_label(row.name)
-    return replace(common, row=label, seed=seed, source=source, baseline=row.baseline)
+def _jobs(request: Request, common: Result) -> Iterator[_Job]:
+    """Yield what is asked for: a seed of every row, then the next."""
+    data = request.data
+    keys = [pair.key for pair in data.pairs.pairs]
+    expected = {}
+    for row in request.rows:
+        source = {**row.source, "images_sha256": images_hash(row, keys)}
+        expected[row.name] = replace(common, row=data.spec.row_label(row.name), source=source, baseline=row.baseline)
+    for seed in request.seeds:
+        for row in request.rows:
+            folder, result = request.row_folder(row.name, seed), replace(expected[row.name], seed=seed)
+            yield _Job(row, seed, result, folder, is_finished(folder, result, data))
 
 
-def _run_one(request: Request, engine: Engine, row: InputRow, expected: Result) -> None:
+def _run_one(request: Request, engine: Engine, job: _Job) -> None:
     """Train a row with a seed, score it, and write its result."""
-    begun, data = time.perf_counter(), request.data
-    seed = expected.seed or 0
-    folder = request.row_folder(row.name, seed)
-    _train(request, engine, row, seed, folder)
+    begun, data, folder = time.perf_counter(), request.data, job.folder
+    _train(request, engine, job)
     segmenter = load_segmenter(folder / LAST).to(engine.device)
-    with _advancing(request, f"Scoring {row.name}") as advance:
+    with _advancing(request, f"Scoring {job.row.name}") as advance:
         matrices = evaluate_row(
-            segmenter, row, data, request.training.size, engine.device, folder / PREDICTIONS, advance
+            segmenter, job.row, data, request.training.size, engine.device, folder / PREDICTIONS, advance
         )
     write_atomic(folder / MATRICES, _npy(matrices))
     seconds = round(time.perf_counter() - begun, 1)
-    write_result(folder, replace(with_figures(expected, matrices, data, request.absent), seconds=seconds))
+    write_result(folder, replace(with_figures(job.expected, matrices, data, request.absent), seconds=seconds))
 
 
-def _train(request: Request, engine: Engine, row: InputRow, seed: int, folder: Path) -> None:
+def _train(request: Request, engine: Engine, job: _Job) -> None:
     """Train a row with a seed, or go on, or leave it alone if it is done."""
-    data, training = request.data, request.training
+    data, training, row, seed = request.data, request.training, job.row, job.seed
     with seeded(seed, "segmenter"):  # the same start for all rows
         segmenter = build_segmenter(training.network, len(data.spec.classes)).to(engine.device)
     images = RowImages(row, data, data.train)
@@ -241,7 +252,7 @@ def _train(request: Request, engine: Engine, row: InputRow, seed: int, folder: P
         seed=seed,
         workers=request.workers,
     )
-    train(stage, folder, engine, policy=request.policy, quiet=request.quiet)
+    train(stage, job.folder, engine, policy=request.policy, quiet=request.quiet)
 
 
 def _advancing(request: Request, title: str) -> contextlib.AbstractContextManager[Callable[[], None]]:

@@ -16,7 +16,9 @@ from emma_core.errors import ResultError
 from emma_core.metrics.bootstrap import bootstrap
 from emma_core.metrics.confusion import class_iou, mean_iou
 from emma_core.results import NAIVE_ROWS, RESULT, Result, read_result, read_results, write_result
-from segmentation.evaluation import MIOU, figures, notes
+from emma_core.seen import seen_note
+from segmentation.evaluation import figures, notes
+from segmentation.labels import MIOU
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,20 +55,20 @@ class Scored:
         return self.folder.parent.name
 
 
-def is_finished(folder: Path, expected: Result, classes: int) -> bool:
+def is_finished(folder: Path, expected: Result, data: SegmentationData) -> bool:
     """Tell whether a folder holds what is expected, made from the same files by the same training.
 
     Args:
         folder: of a row and seed.
         expected: its result, but for the figures.
-        classes: number of classes.
+        data: that it was trained and tested on.
     """
-    found = _read(folder, classes)
+    found = _read(folder, data)
     if found is None:
         return False
     result = found.result
-    of_found = (_training_key(result), result.seed, result.source)
-    return of_found == (_training_key(expected), expected.seed, expected.source)
+    of_found = (_training_key(result), result.seed, result.source.get("images_sha256"))
+    return of_found == (_training_key(expected), expected.seed, expected.source["images_sha256"])
 
 
 def collect(folder: Path, common: Result, data: SegmentationData, absent: Absent) -> list[Scored]:
@@ -83,7 +85,7 @@ def collect(folder: Path, common: Result, data: SegmentationData, absent: Absent
     """
     wanted = _training_key(common)
     ours = [path.parent for path, result in read_results(folder).items() if _training_key(result) == wanted]
-    found = [_read(place, len(data.spec.classes)) for place in ours]
+    found = [_read(place, data) for place in ours]
     return [_scored_again(each, common, data, absent) for each in found if each]
 
 
@@ -97,7 +99,8 @@ def with_figures(result: Result, matrices: NDArray[np.int64], data: Segmentation
         absent: what an absent class counts.
     """
     pairs, spec = data.test.pairs, data.spec
-    said = (*notes(matrices, pairs, spec, absent), *result.notes)
+    seen = seen_note(result.row, result.source, data.test)
+    said = (*notes(matrices, pairs, spec, absent), *result.notes, *seen)
     return replace(result, values=figures(matrices, pairs, spec, absent), notes=said)
 
 
@@ -131,13 +134,16 @@ def _training_key(result: Result) -> tuple[object, ...]:
     return (*images, *(result.recipe.get(key) for key in _OF_TRAINING))
 
 
-def _read(folder: Path, classes: int) -> Scored | None:
-    """Read the row and seed in a folder, if it is done and whole."""
+def _read(folder: Path, data: SegmentationData) -> Scored | None:
+    """Read the row and seed in a folder, if it is done and whole, with its masks, which pictures are drawn from."""
     try:
         result, matrices = read_result(folder / RESULT), np.load(folder / MATRICES)
     except (ResultError, OSError, ValueError, EOFError):
         return None
-    return Scored(result, matrices, folder) if matrices.shape == (result.count, classes, classes) else None
+    classes = len(data.spec.classes)
+    is_whole = matrices.shape == (result.count, classes, classes)
+    masks = (folder / PREDICTIONS / f"{pair.key}.png" for pair in data.test.pairs)
+    return Scored(result, matrices, folder) if is_whole and all(mask.is_file() for mask in masks) else None
 
 
 def _scored_again(found: Scored, common: Result, data: SegmentationData, absent: Absent) -> Scored:

@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from emma_core import cli
-from emma_core.checkpoint import authors_name
+from emma_core.checkpoint import authors_name, save_checkpoint
 from emma_core.config import NETWORK_RECIPES
 from emma_core.images import write_image
 from emma_core.models.ufuser import UFuser
@@ -38,6 +39,15 @@ def reference(data: Path) -> Path:
     return data.parent / "reference"
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks and images are quickest on one thread, whatever else the machine does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def random_image(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """A smooth image with some grain, float32 in [0, 1]."""
     rng = np.random.default_rng(seed)
@@ -54,6 +64,17 @@ def write_pairs(
     for index in range(count):
         write_image(root / folders[0] / f"{index:03d}.png", random_image(index, shape))
         write_image(root / folders[1] / f"{index:03d}.png", random_image(100 + index, (*shape, 3)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trainable(tmp_path_factory) -> Path:
+    """A folder with pairs in ``ir`` and ``vi``, and sensing networks ``Ai`` and ``Av``; see small_trainings.py."""
+    from small_trainings import sensing_network
+
+    root = write_pairs(tmp_path_factory.mktemp("trainable"), 8, shape=(48, 56))
+    for seed, name in enumerate(("Ai", "Av")):
+        save_checkpoint(root / f"{name}.safetensors", sensing_network(seed), recipe="test", provenance={})
     return root
 
 
@@ -96,3 +117,16 @@ def write_released_checkpoint(path: Path) -> Path:
     state = UFuser(NETWORK_RECIPES["released"].ufuser).state_dict()
     torch.save({authors_name("ufuser", name): tensor for name, tensor in state.items()}, path)
     return path
+
+
+@contextmanager
+def killed_at_its_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stop a run when all images are made, and the manifest is not yet written."""
+    with monkeypatch.context() as patch:
+        patch.setattr("emma_core.fuse_dataset.write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

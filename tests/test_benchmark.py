@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -72,12 +73,27 @@ def test_networks_that_compute_different_things_are_not_compared(difference):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["--size", "480"], "HEIGHTxWIDTH"), (["--size", "480x640,32x640"], "at least 64")]
+    ("arguments", "says"),
+    [
+        (["--size", "480"], "HEIGHTxWIDTH"),
+        (["--size", "480x640,32x640"], "'32x640': expected HEIGHTxWIDTH of 64 to 20000 pixels"),
+        (["--size", "480x99999999999"], "of 64 to 20000 pixels"),
+        (["--recipe", "paper", "--weights", "a.safetensors"], "either --recipe or --weights"),
+    ],
 )
 def test_bad_requests(arguments, says, tmp_path):
     outcome = emma("benchmark", *arguments, cwd=tmp_path)
     assert outcome.returncode == 2
     assert says in outcome.stderr
+
+
+def test_damaged_weights_are_told_of_once(weights, tmp_path):
+    (tmp_path / "half.safetensors").write_bytes(weights.read_bytes()[:-9])
+    for name, says in (("half.safetensors", "damaged"), ("none.safetensors", "no such file")):
+        outcome = emma("benchmark", "--size", "64x64", "--weights", name, cwd=tmp_path)
+        assert outcome.returncode == 1
+        assert outcome.stderr.count("\n") == 1
+        assert says in outcome.stderr
 
 
 def test_dry_run_writes_nothing(tmp_path):
@@ -92,9 +108,13 @@ def test_the_command_prints_all_ways_and_writes_them(weights, tmp_path):
     options = ["--size", "64x72", "--pairs", "2", "--repeats", "1", "--threads", "1", "--device", "cpu"]
     outcome = emma("benchmark", *options, "--weights", weights, cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
+    assert benchmark.machine("cpu").partition(",")[0] in outcome.stdout
+    assert f"torch {version('torch')}" in outcome.stdout
     assert "times as fast as the plain loop (target 4 at 480 x 640)" in outcome.stdout
-    with (tmp_path / "runs" / "benchmark" / "fuse-released-64x72.csv").open() as stream:
+    name = f"weights-{load_ufuser(weights)[1].sha256[:12]}"
+    with (tmp_path / "runs" / "benchmark" / f"fuse-{name}-64x72.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    assert {row["recipe"] for row in rows} == {name}
     assert [(row["stage"], row["way"]) for row in rows] == [(way.stage, way.name) for way in WAYS]
     assert all(float(row["seconds"]) > 0 for row in rows)
     files = {row["way"]: float(row["difference"]) for row in rows if row["stage"] == "files"}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from emma_core.comparisons import COMPARISONS, Comparison, read_comparisons, write_comparisons
+from emma_core.comparisons import COMPARISONS, Comparison, in_short, read_comparisons, write_comparisons
 from emma_core.errors import ResultError
-from emma_core.metrics.bootstrap import bootstrap
+from emma_core.metrics.bootstrap import LEAST_IMAGES, bootstrap
 from emma_core.pictures import INDEX, TaskPicture, read_index, write_index, write_picture
 
 KEY = ("detect", "MSRS", "abc", "def")
@@ -36,10 +36,18 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
 
 
 def test_figures_that_some_draws_leave_undefined():
-    rare = np.array([1.0, math.nan, math.nan])
-    some, never = bootstrap(lambda chosen: (np.nanmean([*rare[chosen], 1.0]), math.nan), 3, draws=50)
+    rare = np.array([1.0, *[math.nan] * 11])
+    some, never = bootstrap(lambda chosen: (np.nanmean([*rare[chosen], 1.0]), math.nan), 12, draws=50)
     assert (some.value, some.low, some.high) == (1, 1, 1)
     assert math.isnan(never.low)
+
+
+@pytest.mark.parametrize("images", [1, 2, LEAST_IMAGES - 1, LEAST_IMAGES])
+def test_of_few_images_no_interval_is_given(images):
+    """Draws of one image all agree, and of two alike too: an interval would look certain."""
+    (found,) = bootstrap(lambda chosen: -0.5 + 0 * chosen.mean(), images)
+    assert found.value == -0.5
+    assert math.isnan(found.low) == math.isnan(found.high) == (images < LEAST_IMAGES)
 
 
 @pytest.mark.parametrize("bad", [{"images": 0}, {"images": 3, "level": 1.0}])
@@ -59,6 +67,32 @@ def test_nothing_to_draw_from(bad):
 def test_sentences(low, high, text):
     more = {"better": "finds more", "worse": "finds less", "unit": "AP"}
     assert Comparison(KEY, "EMMA", "VI", "mAP@0.5", 12.1, low, high, 80, **more).sentence() == text
+
+
+def test_which_figures_differ_is_said_in_a_line_for_every_two_rows():
+    def compare(against, column, low, high):
+        return Comparison(KEY, "EMMA", against, column, (low + high) / 2, low, high, 80)
+
+    found = [
+        compare("VI", "SSIM", 0.001, 0.002),
+        compare("VI", "EN", 0.1, 0.3),
+        compare("VI", "SD", -2, -1),
+        compare("VI", "AG", -1, 1),
+    ]
+    found += [compare("VI", "MI", 1, 2), compare("IR", "EN", math.nan, math.nan), compare("max", "EN", -1, 1)]
+    assert in_short(found) == [
+        "EMMA against VI (95 % intervals, 80 images): higher in EN, MI; lower in SD; the same to the digits shown in "
+        "SSIM; not to be told apart in AG.",
+        "EMMA against IR (80 images): not to be compared in EN.",
+        "EMMA against max (95 % intervals, 80 images): not to be told apart in EN.",
+    ]
+    assert in_short([]) == []
+    one = Comparison(KEY, "EMMA", "VI", "EN", 1.0, math.nan, math.nan, 1)
+    assert in_short([one]) == ["1 image: too few to tell rows from each other; 10 at least are needed."]
+    assert in_short([one, found[1]]) == [
+        "EMMA against VI (95 % intervals, 80 images): higher in EN; too few images to tell in EN."
+    ]
+    assert one.sentence() == "EMMA and VI: EN cannot be compared on these images, too few to tell."
 
 
 def test_comparisons_on_disk(tmp_path):

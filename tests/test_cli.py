@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
+import cv2
+import numpy as np
 import pytest
-from conftest import emma, random_image, tree, write_pairs
+from conftest import emma, emma_process, random_image, tree, write_pairs
 
-from emma_core import __version__
+from emma_core import __version__, options
 from emma_core.commands import COMMANDS
+from emma_core.fuse_dataset import fused_folder
 from emma_core.images import read_image, write_image
+from emma_core.manifest import JOURNAL
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def test_version_and_no_arguments():
         (["fuse-dataset", "a/b", "--ir", "TNO/ir", "--vis", "TNO/vi", "--method", "max"], 2, "cannot name a data set"),
         (["fuse", "--ir", "none.png", "--vis", "none.png", "--out", "f.png", "--method", "max"], 1, "no such file"),
         (["fuse", "--ir", "TNO/ir", "--vis", "TNO/vi/000.png", "--out", "f", "--method", "max"], 2, "two folders"),
-        (["fuse", "--ir", "TNO/ir/000.png", "--vis", "TNO/vi/000.png", "--out", "f.jpg", "--method", "max"], 1, "PNG"),
+        (["fuse", "--ir", "TNO/ir/000.png", "--vis", "TNO/vi/000.png", "--out", "f.jpg", "--method", "max"], 2, "PNG"),
         (["evaluate", "TNO", "--root", "TNO", "--runs", "TNO/ir/000.png"], 1, "000.png"),
         (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--runs", "TNO/ir/000.png"], 1, "000.png"),
         (["fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--name", "a/b"], 2, "without folders"),
@@ -174,3 +182,53 @@ def test_datasets_lists_everything_and_what_is_there(root):
         assert f"\n{name}: " in "\n" + done.stdout
     assert f"4 pairs in {root}" in done.stdout
     assert "EMMA" in emma("datasets", "--methods").stdout
+
+
+def test_a_terminal_without_arrows_is_answered_too(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = emma_process("evaluate", "TNO", "--root", root, "--limit", "1", "--runs", tmp_path / "runs")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "EN ?" in done.stdout
+
+
+def test_two_folders_without_a_pair_say_what_is_expected(tmp_path):
+    for folder, end in (("ir", "ir"), ("vi", "vis")):
+        write_image(tmp_path / folder / f"scene_{end}.png", random_image(0, (24, 32)))
+    done = emma("fuse", "--ir", tmp_path / "ir", "--vis", tmp_path / "vi", "--out", tmp_path / "out", "--method", "max")
+    assert (done.returncode, "expected images of one name in both folders" in done.stderr) == (1, True)
+    assert "everything else is done" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["fuse", "fuse-dataset"])
+def test_16_bit_images_that_are_nearly_flat_are_told_once(root, command):
+    ramp = np.linspace(21000, 22500, 48 * 64).astype(np.uint16).reshape(48, 64)
+    for number in range(4):
+        cv2.imwrite(str(root / "ir" / f"{number:03d}.png"), ramp)
+    where = ["--ir", root / "ir", "--vis", root / "vi", "--out", root / "out"]
+    if command == "fuse-dataset":
+        where = ["TNO", "--root", root, "--runs", root / "runs"]
+    done = emma(command, *where, "--method", "max")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{root / 'ir' / '000.png'}: 16 bits, of which it uses 2.3% of the range")
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_watches(monkeypatch, capsys):
+    now = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(options.time, "monotonic", lambda: next(now))
+    with options.progress_bar("Scoring", 8) as advance:
+        for _ in range(8):
+            advance()
+    assert capsys.readouterr().err.splitlines() == ["Scoring: 3 of 8, 2 min left", "Scoring: 6 of 8, 1 min left"]
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path):
+    root, runs = write_pairs(tmp_path / "TNO", 200, shape=(96, 128)), tmp_path / "runs"
+    command = [sys.executable, "-m", "emma_core.cli", "fuse-dataset", "TNO", "--root", root, "--runs", runs]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (journal := fused_folder(runs, "TNO", "EMMA") / JOURNAL).exists() or not journal.stat().st_size:
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "Stopped. What is finished is kept; the same command goes on.\n")

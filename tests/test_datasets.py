@@ -9,15 +9,10 @@ from conftest import write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emma_core.datasets import (
-    DATASETS,
-    dataset_spec,
-    find_pairs,
-    folder_spec,
-    read_split_file,
-    split_hash,
-)
+from emma_core.datasets import DATASETS, dataset_spec, folder_spec
 from emma_core.errors import DataError, UsageError
+from emma_core.options import find_dataset
+from emma_core.pairs import find_pairs, read_split_file, split_hash
 
 
 def test_names_ignore_case_and_unknown_ones_list_the_known():
@@ -141,6 +136,32 @@ def test_own_folders_and_bad_names(tmp_path):
     for name in ("MSRS", "msrs-sample"):
         with pytest.raises(UsageError, match="is a known data set"):
             folder_spec(name, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_own_folders_with_parts(tmp_path, relative, monkeypatch):
+    for split, count in (("test", 2), ("train", 3)):
+        write_pairs(tmp_path / split, count, folders=("thermal/8bit", "rgb"))
+    monkeypatch.chdir(tmp_path)
+    root = Path() if relative else tmp_path
+    folders = (root / "{split}" / "thermal" / "8bit", root / "{split}" / "rgb")
+    found = find_dataset("mine", None, *folders)
+    assert [pair.key for pair in found.pairs] == [*(f"train/00{i}" for i in range(3)), "test/000", "test/001"]
+    assert found.root == tmp_path
+    assert found.pairs[0].infrared == tmp_path / "train" / "thermal" / "8bit" / "000.png"
+    assert found.pairs[-1].visible == tmp_path / "test" / "rgb" / "001.png"
+    assert len(find_dataset("mine", None, *folders, split="test").pairs) == 2
+    write_pairs(tmp_path / "val", 1, folders=("thermal/8bit", "rgb"))
+    assert find_dataset("mine", None, *folders).parts == ("test", "train", "val")
+
+
+def test_own_folders_agree_on_whether_they_have_parts(tmp_path):
+    write_pairs(tmp_path / "train", 1)
+    both = (tmp_path / "{split}" / "ir", tmp_path / "train" / "vi")
+    for infrared, visible in (both, both[::-1]):
+        with pytest.raises(UsageError, match=r"\{split\} stands in one of them; expected in both or in neither"):
+            find_dataset("mine", None, infrared, visible)
+    assert folder_spec("mine", tmp_path / "train" / "ir", tmp_path / "train" / "vi").patterns is None
 
 
 @pytest.mark.parametrize(

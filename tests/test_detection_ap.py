@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from detection import coco, scoring
 from detection.annotations import Annotations, ImageBoxes
 from detection.ap import (
+    THRESHOLDS,
     ClassMatches,
     average_precision,
     average_precisions,
@@ -21,6 +23,7 @@ from detection.ap import (
     confusion,
     image_points,
     overlaps,
+    pair_up,
     precision_recall,
 )
 from detection.bench import Bench
@@ -34,9 +37,10 @@ from detection.scoring import (
     write_conditions,
 )
 from detection.splits import DetectionSplit
-from emma_core.datasets import DATASETS, Pair, PairSet
+from emma_core.datasets import DATASETS
 from emma_core.errors import DataError, ResultError
 from emma_core.metrics.bootstrap import bootstrap
+from emma_core.pairs import Pair, PairSet
 
 CLASSES = ("Car", "People", "Bus")
 ONES = np.ones(1, np.int64)
@@ -135,11 +139,13 @@ def test_an_evaluation_without_detections_or_objects(tmp_path):
     assert values(found, CLASSES)["mAP@0.5"] == 0
 
 
-def test_ultralytics_own_ap(tmp_path, scenes):
+def test_ultralytics_own_ap(tmp_path, scenes, monkeypatch):
     """It interpolates precision between its points; by hand on the same matches the two differ by under two points."""
     from detection.offline import keep_to
 
     keep_to(tmp_path)
+    # Its import replaces Pillow's function, which tests that follow would notice.
+    monkeypatch.setattr(Image, "open", Image.open)  # noqa: TID251 - put back
     from ultralytics.utils.metrics import ap_per_class
 
     found = write(tmp_path, scenes)
@@ -166,6 +172,20 @@ def test_operating_point_by_brute_force(tmp_path, scenes):
         best = max(best, tuple(np.mean(rates, axis=0)))
     point = best_operating_point(matches)
     assert (point.precision, point.recall) == pytest.approx(best[1:])
+
+
+def test_what_just_reaches_a_confidence_counts():
+    scores = THRESHOLDS[[500, 499]]
+    one = ClassMatches(scores, np.array([True, False]), np.array([0, 0]), np.array([1]))
+    assert best_operating_point([one]) == (scores[0], 1, 1)
+    assert image_points([one], scores[1]).tolist() == [0]
+    assert image_points([one], scores[0]).tolist() == [1]
+
+
+def test_boxes_are_matched_from_an_overlap_of_a_half():
+    whole, half, less = (np.array([[0.0, 0, 10, height]]) for height in (10, 5, 4.9))
+    assert pair_up(whole, half) == [(0, 0)]
+    assert pair_up(whole, less) == []
 
 
 def test_points_of_images():
@@ -226,6 +246,33 @@ def test_comparisons(tmp_path, scenes):
     assert [(comparison.difference, comparison.low, comparison.high) for comparison in same] == [(0, 0, 0)]
 
 
+@pytest.mark.parametrize(("count", "told"), [(9, False), (10, True)])
+def test_few_images_tell_nothing(tmp_path, count, told):
+    """A bus in each image, found by one row and by the other not: an interval from -100 to -100, of however few."""
+    box, none = np.array([[1.0, 1, 5, 5]]), np.empty((0, 4))
+    bus, empty = ImageBoxes(9, 9, box, np.array([2])), ImageBoxes(9, 9, none, np.empty(0, np.int64))
+    seen, missed = (box, np.ones(1), np.array([2])), (none, np.empty(0), np.empty(0, np.int64))
+    truth = [bus] * count + [empty] * 5
+    good = write(tmp_path, [(each, seen if each is bus else missed) for each in truth])
+    bad = write(tmp_path, [(each, missed) for each in truth])
+    found = compare(KEY, {"IR": {0: good}, "X": {0: bad}}, ["IR", "VI"], CLASSES)
+    said = [comparison.sentence() for comparison in found]
+    if told:
+        interval = "-100.0 AP (95 % interval -100.0 to -100.0, 15 images)."
+        assert said == [f"X finds less than IR: mAP@0.5 {interval}", f"X finds Bus worse than IR: Bus {interval}"]
+    else:
+        assert said == ["X and IR: mAP@0.5 cannot be compared on these images."]
+    assert found[0].difference == -100
+
+
+def test_classes_that_too_few_test_images_show_are_named():
+    kinds = {f"{number}D": int(number < 3) for number in range(13)}
+    notes = bench_of(kinds).notes
+    assert notes[-1] == "In fewer than 10 test images, too few to tell: People (3)."
+    assert not any("too few" in note for note in bench_of({f"{number}D": 0 for number in range(10)}).notes)
+    assert bench_of({"1D": 0, "2D": 1}).notes[-1].endswith("mAP@0.5 (2), Car (1), People (1).")
+
+
 def test_methods_are_compared_with_naive_rules_after_the_cameras(tmp_path, scenes, monkeypatch):
     monkeypatch.setattr(scoring, "bootstrap", partial(bootstrap, draws=5))
     found = {0: write(tmp_path, scenes)}
@@ -273,7 +320,7 @@ def test_conditions(tmp_path, scenes):
 
 def bench_of(kinds, dataset="MSRS"):
     """A bench of test pairs by id, each with one object of a class."""
-    pairs = tuple(Pair("test", identifier, Path("a.png"), Path("b.png")) for identifier in kinds)
+    pairs = tuple(Pair("test", identifier, "a.png", "b.png") for identifier in kinds)
     box = np.array([[1.0, 1, 5, 5]])
     images = {f"test/{identifier}": ImageBoxes(9, 9, box, np.array([kind])) for identifier, kind in kinds.items()}
     found = PairSet(dataset, Path(), "test", pairs, DATASETS[dataset])

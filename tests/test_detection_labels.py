@@ -11,8 +11,9 @@ from conftest import write_pairs
 from detection.annotations import read_annotations
 from detection.classes import CLASSES, class_number, dataset_classes
 from detection.label_files import read_coco, read_voc, read_yolo
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.errors import DataError, UsageError
+from emma_core.pairs import find_pairs
 from emma_core.samples import write_samples
 
 M3FD = CLASSES["M3FD"]
@@ -49,7 +50,7 @@ def test_names_and_aliases(name, number):
 
 def test_data_sets_without_boxes_are_refused():
     assert dataset_classes("M3FD-sample") == M3FD
-    with pytest.raises(UsageError, match="TNO has no boxes to detect; expected M3FD, MSRS, RoadScene"):
+    with pytest.raises(UsageError, match="No boxes of 'TNO' are known; known: M3FD, MSRS, RoadScene"):
         dataset_classes("TNO")
 
 
@@ -67,16 +68,56 @@ def test_voc(tmp_path):
         (VOC.format(name="Tram", top=4), r"a\.xml:4: unknown class 'Tram'; expected Bus, Car"),
         (VOC.format(name="Car", top="four"), r"a\.xml:5: ymin is 'four', expected a number"),
         (VOC.format(name="Car", top="nan"), r"a\.xml:5: ymin is 'nan'"),
+        (VOC.format(name="Car", top="1_0"), r"a\.xml:5: ymin is '1_0'"),
+        (VOC.format(name="Car", top="\uff11"), r"a\.xml:5: ymin is '\uff11'"),
         (VOC.format(name="Car", top=4).replace("</object>", ""), r"a\.xml:8: broken XML \(mismatched tag\)"),
         (VOC.format(name="Car", top=4).replace("bndbox", "polygon"), r"a\.xml:3: an object without bndbox"),
         ("", r"a\.xml:1: broken XML"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', r"refused XML \(EntitiesForbidden\)"),
+        (
+            '<?xml version="1.0"?>\n<!DOCTYPE a [\n<!ENTITY b "c">]><annotation>&b;</annotation>',
+            r"a\.xml:3: refused XML \(EntitiesForbidden\)",
+        ),
     ],
 )
 def test_broken_voc_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "a.xml"
     path.write_text(content)
     with pytest.raises(DataError, match=message):
+        read_voc(path, M3FD)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "windows-1252", "utf-8", "utf-8-sig", "utf-16"])
+def test_voc_in_the_encoding_that_it_declares(tmp_path, encoding):
+    path = tmp_path / "a.xml"
+    declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\r\n'
+    text = VOC.format(name="Car", top=4).replace("<size>", "<folder>Stra\N{LATIN SMALL LETTER SHARP S}e</folder><size>")
+    path.write_bytes((declared + text).encode(encoding))
+    (entry,) = read_voc(path, M3FD).objects
+    assert (entry.number, entry.box) == (1, (2, 4, 12, 20))
+    path.write_bytes((declared + text.replace("Car", "Stra\N{LATIN SMALL LETTER SHARP S}e")).encode(encoding))
+    with pytest.raises(DataError, match="a\\.xml:5: unknown class 'Stra\N{LATIN SMALL LETTER SHARP S}e'"):
+        read_voc(path, M3FD)
+
+
+def test_voc_that_is_utf_8_after_all(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text('<?xml version="1.0" encoding="gb2312"?>\n' + VOC.format(name="Car", top=4))
+    assert len(read_voc(path, M3FD).objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xd8\xff\xe0 no text", r"broken XML \(not well-formed"),
+        (b"<annotation>Stra\xdfe</annotation>", r"broken XML \(not well-formed"),
+        (b'<?xml version="1.0" encoding="gbk"?><a>\xb3\xb5</a>', "multi-byte encodings .*; expected UTF-8"),
+        (b'<?xml version="1.0" encoding="morse"?><a>\xb3\xb5</a>', "unknown encoding: morse; expected UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_xml_are_named_with_their_line(tmp_path, content, message):
+    path = tmp_path / "a.xml"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.xml:1: {message}"):
         read_voc(path, M3FD)
 
 
@@ -89,12 +130,22 @@ def test_yolo(tmp_path):
     assert found.size is None
 
 
-@pytest.mark.parametrize("line", ["1 0.5 0.5", "x 0 0 1 1", "2 0 0 1 1", "-1 0 0 1 1", "0.5 0 0 1 1", "0 nan 0 1 1"])
+@pytest.mark.parametrize(
+    "line", ["1 0.5 0.5", "x 0 0 1 1", "2 0 0 1 1", "-1 0 0 1 1", "0.5 0 0 1 1", "0 nan 0 1 1", "0 1_0 0 1 1"]
+)
 def test_broken_yolo_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "a.txt"
     path.write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
     with pytest.raises(DataError, match=r"a\.txt:2: "):
         read_yolo(path, ["person", "car"], M3FD)
+
+
+@pytest.mark.parametrize("line", ["0 64 0.5 0.2 0.2", "0 0.5 32 0.2 0.2", "0 0.5 0.5 12 0.2", "0 0.5 0.5 0.2 1.01"])
+def test_yolo_in_pixels_is_refused(tmp_path, line):
+    path = tmp_path / "a.txt"
+    path.write_text(f"0 0.5 0.5 0.2 1.0004\n{line}\n")
+    with pytest.raises(DataError, match=rf"a\.txt:2: '{line}', values in pixels\? expected 0 to 1"):
+        read_yolo(path, ["person"], M3FD)
 
 
 def coco(**changes):
@@ -128,6 +179,31 @@ def test_broken_coco(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         read_coco(path, M3FD)
+
+
+@pytest.mark.parametrize("labelled", ["x", "y"])
+def test_coco_that_lists_both_cameras_does_not_lose_the_boxes_of_one(tmp_path, labelled):
+    path = tmp_path / "a.json"
+    images = [
+        {"id": key, "file_name": f"{folder}/000.png", "width": 32, "height": 24}
+        for key, folder in (("x", "Ir"), ("y", "Vis"))
+    ]
+    path.write_text(coco(images=images, annotations=[{"image_id": labelled, "category_id": 7, "bbox": [1, 2, 3, 4]}]))
+    with pytest.raises(
+        DataError, match=r"a\.json: lists Ir/000\.png and Vis/000\.png; .*keep the entries of one camera"
+    ):
+        read_coco(path, M3FD)
+
+
+def test_two_coco_files_of_one_image_do_not_lose_the_boxes_of_one(tmp_path):
+    root = write_pairs(tmp_path / "M3FD", 1, folders=("Ir", "Vis"))
+    (root / "labels").mkdir()
+    (root / "labels" / "ir.json").write_text(coco())
+    (root / "labels" / "vis.json").write_text(coco(annotations=[]))
+    with pytest.raises(DataError, match=r"vis\.json: lists 000 as ir\.json does, with other boxes; .*of one camera"):
+        read_annotations(pairs_of(root))
+    (root / "labels" / "vis.json").write_text(coco())
+    assert read_annotations(pairs_of(root)).counts(["all/000"])["Lamp"] == 1  # nothing is lost
 
 
 def test_boxes_are_clipped_and_those_without_area_counted(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,13 +23,14 @@ from detection.splits import (
     scene_parts,
     write_split,
 )
-from emma_core.datasets import Pair, dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.images import write_image
+from emma_core.pairs import Pair, find_pairs
 
 
 def made_up(count, split="all"):
-    return [Pair(split, f"{number:05d}", Path("a.png"), Path("b.png")) for number in range(count)]
+    return [Pair(split, f"{number:05d}", "a.png", "b.png") for number in range(count)]
 
 
 def covers(split, pairs):
@@ -94,7 +94,7 @@ def video(tmp_path, frames, rolls):
                 image = np.roll(np.kron(coarse, np.ones((8, 8), np.float32)), frame, axis=1)
                 path = tmp_path / side / f"{scene:02d}{frame}.png"
                 write_image(path, image)
-                files.append(path)
+                files.append(str(path))
             pairs.append(Pair("all", f"{scene:02d}{frame}", *files))
     return pairs
 
@@ -188,6 +188,28 @@ def test_an_id_that_two_parts_have_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"split\.json: '00003' names 2 pairs"):
         read_split(path, pairs)
     assert listed_split(pairs, listed(tmp_path, "test.txt", ["test/00003"]), None, None).test == ("test/00003",)
+
+
+@pytest.mark.parametrize(("first", "second"), [("00003", "all/00003"), ("all/00003", "all/00003")])
+def test_a_pair_that_a_part_lists_twice_is_refused(tmp_path, first, second):
+    """It would count twice where images are counted, once where they are scored, and be trained on more often."""
+    pairs, path = made_up(8), tmp_path / "split.json"
+    message = rf"lists all/00003 twice in one part, as '{first}' and '{second}'; leave out one"
+    for twice in PARTS:
+        content = {part: [f"0000{number}"] for number, part in enumerate(PARTS)}
+        path.write_text(json.dumps(content | {twice: [first, "00004", second]}))
+        with pytest.raises(DataError, match=rf"split\.json: {message}"):
+            read_split(path, pairs)
+    if first != second:
+        with pytest.raises(DataError, match=rf"test\.txt: {message}"):
+            listed_split(pairs, listed(tmp_path, "test.txt", [first, second]), None, None)
+
+
+@pytest.mark.parametrize(("count", "found"), [(4, "train 0, val 0, test 4"), (5, "train 0, val 1, test 4")])
+def test_a_list_to_test_on_that_leaves_nothing_to_train_on_is_refused(tmp_path, count, found):
+    test = listed(tmp_path, "test.txt", [pair.id for pair in made_up(4)])
+    with pytest.raises(UsageError, match=rf"no pair in train \({found}\)"):
+        listed_split(made_up(count), test, None, None)
 
 
 def test_a_split_on_disk(tmp_path):

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,51 @@ def test_own_weights_come_back(yolo, tmp_path):
     grey = random_image(2, (50, 70))
     colour = np.repeat(grey[..., None], 3, axis=2)
     assert all(np.array_equal(a, b) for a, b in zip(detector(grey), detector(colour), strict=True))
+
+
+def own_yaml(folder, name="my.yaml", **changes):
+    """A copy of the YAML of YOLOv5, whose name tells no scale, with other values."""
+    import ultralytics
+    import yaml
+
+    published = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5" / "yolov5.yaml"
+    path = folder / name
+    path.write_text(yaml.safe_dump({**yaml.safe_load(published.read_text()), **changes}, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "width", "scale"),
+    [
+        ({}, None, [0.33, 0.25, 1024]),  # the first of the published ones, by the alphabet the last but one
+        ({}, 0.0625, [0.33, 0.0625, 1024]),
+        ({"scales": {1: [0.33, 0.125, 512], 0: [1.0, 0.25, 512]}}, None, [0.33, 0.125, 512]),
+        ({"scales": None, "depth_multiple": 0.33, "width_multiple": 0.125}, None, None),
+        ({"scales": None, "depth_multiple": 0.33, "width_multiple": 0.125}, 0.0625, [0.33, 0.0625, 1024]),
+    ],
+)
+def test_weights_of_a_model_of_ones_own_come_back(yolo, tmp_path, changes, width, scale):
+    recipe = DetectorRecipe(model=str(own_yaml(tmp_path, **changes)), width=width, size=64)
+    network = yolo.build_network(recipe, 2, 0)
+    assert list((network.yaml["scales"] or {}).values()) == ([scale] if scale else [])
+    path = tmp_path / "w.safetensors"
+    save_detector(path, network.state_dict(), DetectorInfo(("Car", "People"), network.yaml, 64))
+    assert yolo.load_detector(read_weights(path), None, CPU).classes == ("Car", "People")
+
+
+def test_the_first_scale_of_a_yaml_is_that_of_the_published_model(yolo, tmp_path):
+    own = yolo.build_network(DetectorRecipe(model=str(own_yaml(tmp_path))), 2, 0).state_dict()
+    published = yolo.build_network(DetectorRecipe(model="yolov5n"), 2, 0).state_dict()
+    assert all(torch.equal(own[name], published[name]) for name in published)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("my.yaml", {"scales": 5}), ("yolov5x.yaml", {"scales": {"n": [1, 1, 64]}}), ("my.yaml", {"scales": {"n": 1}})],
+)
+def test_scales_that_are_none(yolo, tmp_path, name, changes):
+    with pytest.raises(UsageError, match=f"{name}: cannot be built"):
+        yolo.build_network(DetectorRecipe(model=str(own_yaml(tmp_path, name, **changes))), 2, 0)
 
 
 class Evil:

@@ -68,6 +68,20 @@ def test_a_rotation_is_anticlockwise_and_keeps_angles_in_any_shape(shape):
     assert abs(column - centre) <= 1
 
 
+def test_shifts_and_reflections_go_where_their_attributes_say():
+    x = images(5, 7)
+    assert torch.equal(Shift(rows=1, columns=2).apply(x)[..., 1:, 2:], x[..., :-1, :-2])
+    assert torch.equal(Reflection(horizontal=True).apply(x)[..., 0], x[..., -1])
+    assert torch.equal(Reflection(horizontal=False, vertical=True).apply(x)[..., 0, :], x[..., -1, :])
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_exact_turns_equal_interpolated_ones(quarters):
+    x = images(17, 17)
+    turned = Rotation(90.0 * quarters - 1e-4).apply(x)
+    torch.testing.assert_close(Rotation(90.0 * quarters).apply(x), turned, atol=1e-4, rtol=0)
+
+
 def test_gradients_flow_through_every_transform():
     transforms = [Identity(), Shift(1, 2), Rotation(30.0), Rotation(90.0), Reflection()]
     x = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -93,6 +107,14 @@ def test_the_generator_alone_decides():
     assert first == again != other
     assert len(first) == config.copies == 7
     assert len(set(first)) == 7
+
+
+def test_without_a_choice_angles_are_drawn_from_the_whole_turn():
+    config = TransformConfig(shifts=0, rotations=400, reflections=0)
+    angles = sorted(rotation.degrees for rotation in draw(config, 8, 8, torch.Generator().manual_seed(0)))
+    assert 0 <= angles[0] < 10
+    assert 350 < angles[-1] < 360
+    assert 160 < angles[200] < 200
 
 
 def test_sets_that_cannot_be_drawn_are_refused():

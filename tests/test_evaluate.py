@@ -11,23 +11,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import random_image, write_pairs
+from conftest import emma, random_image, write_pairs
 from scipy import stats
 
-from emma_core.comparisons import COMPARISONS, read_comparisons
-from emma_core.datasets import dataset_spec, find_pairs, folder_spec
+from emma_core.comparisons import COMPARISONS, in_short, read_comparisons
+from emma_core.datasets import dataset_spec, folder_spec
 from emma_core.errors import DataError, ManifestError, UsageError
-from emma_core.evaluate import evaluate_dataset, fusion_measures, score_pairs, write_scores
+from emma_core.evaluate import evaluate_dataset, fusion_measures, row_images, score_pairs, write_scores
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
 from emma_core.manifest import MANIFEST, Journal, file_sha256, read_manifest
-from emma_core.metrics.bootstrap import bootstrap
+from emma_core.metrics.bootstrap import LEAST_IMAGES, bootstrap
 from emma_core.metrics.fusion import METRICS, fusion_metrics
 from emma_core.paired import _mean_of
+from emma_core.pairs import find_pairs
 from emma_core.report.tables import collect_tables
 from emma_core.results import read_result
-from emma_core.rows import chosen_rows, fused_rows
+from emma_core.rows import chosen_rows, fused_rows, with_foreign
 
 TNO = dataset_spec("TNO")
 
@@ -50,7 +51,7 @@ def fuse(root, runs, method):
 
 def evaluate(root, runs, folders=(), **options):
     pairs = find_pairs(TNO, root)
-    return evaluate_dataset(pairs, fused_rows(pairs, runs, folders), runs, **options)
+    return evaluate_dataset(pairs, with_foreign(fused_rows(pairs, runs, naive=False), pairs, folders), runs, **options)
 
 
 def levels(path):
@@ -89,19 +90,44 @@ def test_files_on_disk_say_the_same(root, runs):
         assert np.mean([float(row["EN"]) for row in rows]) == pytest.approx(result.values["EN"], abs=1e-5)
 
 
-def test_naive_rows_are_what_their_files_would_score(root, runs):
+def test_naive_rows_are_what_their_files_would_score(root, runs, tmp_path):
     """The computed rows ``mean`` and ``max`` agree with grey images that were fused to disk."""
-    computed = {result.row: result.values for result in evaluate(root, runs).results}
+    folders = [(f"{method} from files", tmp_path / method) for method in ("mean", "max")]
     for method in ("mean", "max"):
-        folder = fused_folder(runs, "TNO", method)
-        fuse_dataset(find_pairs(TNO, root), load_fuser(method), folder, grey=True)
-    from_files = {result.row: result for result in evaluate(root, runs).results}
-    assert list(from_files) == ["IR", "VI", "max", "mean"]
+        fuse_dataset(find_pairs(TNO, root), load_fuser(method), tmp_path / method, grey=True)
+    found = {result.row: result.values for result in evaluate(root, runs, folders).results}
+    assert list(found) == ["IR", "VI", "mean", "max", "mean from files", "max from files"]
     for method in ("mean", "max"):
-        assert from_files[method].source["manifest_sha256"]
         # The file is rounded once, the computed row from two rounded images: they differ by rounding alone.
-        assert from_files[method].values["SD"] == pytest.approx(computed[method]["SD"], rel=0.01)
-        assert from_files[method].values["AG"] == pytest.approx(computed[method]["AG"], rel=0.02)
+        assert found[f"{method} from files"]["SD"] == pytest.approx(found[method]["SD"], rel=0.01)
+        assert found[f"{method} from files"]["AG"] == pytest.approx(found[method]["AG"], rel=0.02)
+
+
+def test_naive_rows_do_not_change_when_their_images_are_made_for_a_detector(root, runs):
+    before = {result.row: result.values for result in evaluate(root, runs).results}
+    for method in ("mean", "max"):
+        fuse(root, runs, method)
+    after = evaluate(root, runs).results
+    assert {result.row: result.values for result in after} == before
+    assert [result.source for result in after] == [{}] * 4
+
+
+def test_images_of_naive_rules_are_neither_needed_nor_looked_at(root, runs):
+    """Made for a detector, they may be incomplete: the table computes these rows."""
+    (fuse(root, runs, "max") / "all" / "001.png").unlink()
+    fuse(root, runs, "laplacian")
+    done = emma("evaluate", "TNO", "--root", root, "--runs", runs)
+    assert (done.returncode, done.stderr) == (0, "")
+    shutil.rmtree(fused_folder(runs, "TNO", "laplacian"))
+    done = emma("evaluate", "TNO", "--root", root, "--runs", runs)
+    assert (done.returncode, "No images by other methods than mean and max under" in done.stderr) == (0, True)
+
+
+def test_the_mean_of_two_levels_is_rounded_to_even(tmp_path):
+    for folder, first in (("ir", 0), ("vi", 1)):
+        write_image(tmp_path / folder / "a.png", np.arange(first, first + 4, dtype=np.float32)[None] / 255)
+    (pair,) = find_pairs(TNO, tmp_path).pairs
+    assert row_images(pair, [], TNO)["mean"].tolist() == [[0, 2, 2, 4]]
 
 
 def test_images_made_elsewhere(root, runs, tmp_path):
@@ -114,8 +140,6 @@ def test_images_made_elsewhere(root, runs, tmp_path):
             evaluate(root, runs, [(name, tmp_path / "theirs")])
     with pytest.raises(UsageError, match="Two rows"):
         evaluate(root, runs, [("A", tmp_path / "theirs"), ("A", tmp_path / "theirs")])
-    with pytest.raises(UsageError, match="Two rows"):
-        evaluate(root, runs, [("IR", tmp_path / "theirs")])
     (tmp_path / "theirs" / "003.png").unlink()
     with pytest.raises(DataError, match=r"1 of 4 fused images are missing, first all/003"):
         evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
@@ -125,8 +149,8 @@ def test_images_made_elsewhere(root, runs, tmp_path):
 
 def test_missing_fused_images_name_the_command(root, runs):
     pairs = find_pairs(TNO, root)
-    fuse_dataset(pairs, load_fuser("max"), fused_folder(runs, "TNO", "max"), limit=1)
-    with pytest.raises(DataError, match=r"3 of 4 .*emma-tasks fuse-dataset TNO --root .* --method max"):
+    fuse_dataset(pairs, load_fuser("laplacian"), fused_folder(runs, "TNO", "laplacian"), limit=1)
+    with pytest.raises(DataError, match=r"3 of 4 .*emma-tasks fuse-dataset TNO --root .* --method laplacian"):
         evaluate(root, runs)
 
 
@@ -153,14 +177,27 @@ def test_an_incomplete_folder_that_nobody_asked_for_is_left_out_and_named(root, 
             chosen_rows(pairs, runs, **asked)
 
 
+def test_foreign_folders_are_added_to_the_rows_asked_for(root, runs, tmp_path):
+    pairs = find_pairs(TNO, root)
+    theirs = [("Theirs", fuse(root, tmp_path / "elsewhere", "max"))]
+    assert [row.name for row in chosen_rows(pairs, runs, folders=theirs)] == ["IR", "VI", "Theirs"]
+    fuse(root, runs, "laplacian")
+    assert [row.name for row in chosen_rows(pairs, runs, folders=theirs)] == ["IR", "VI", "laplacian", "Theirs"]
+    assert [row.name for row in chosen_rows(pairs, runs, visible=True, folders=theirs)] == ["VI", "Theirs"]
+    assert [result.row for result in evaluate(root, runs, theirs).results][-2:] == ["laplacian", "Theirs"]
+    with pytest.raises(UsageError, match="Two rows would be called 'laplacian'"):
+        chosen_rows(pairs, runs, folders=[("laplacian", theirs[0][1])])
+
+
 def test_missing_foreign_images_name_no_option_that_a_command_has_not(root, runs, tmp_path):
     write_image(tmp_path / "theirs" / "000.png", random_image(0, (48, 64)))
     with pytest.raises(DataError, match=r"3 of 4 .* first all/001; make them, or ask only for the ids") as caught:
-        fused_rows(find_pairs(TNO, root), runs, [("Theirs", tmp_path / "theirs")])
+        with_foreign((), find_pairs(TNO, root), [("Theirs", tmp_path / "theirs")])
     assert "--split-file" not in str(caught.value)
 
 
-def test_fused_rows_are_compared_with_the_maximum_and_each_source(root, runs):
+def test_fused_rows_are_compared_with_the_maximum_and_each_source(tmp_path, runs):
+    root = write_pairs(tmp_path / "TNO", LEAST_IMAGES, shape=(48, 64))
     fuse(root, runs, "laplacian")
     outcome = evaluate(root, runs)
     results = {result.row: result for result in outcome.results}
@@ -175,6 +212,9 @@ def test_fused_rows_are_compared_with_the_maximum_and_each_source(root, runs):
         assert each.low <= each.difference <= each.high
     shown = collect_tables(runs)[0][0].comparisons
     assert [each.sentence() for each in shown] == [each.sentence() for each in said]
+    printed = emma("evaluate", "TNO", "--root", root, "--runs", runs).stdout
+    assert [line for line in printed.splitlines() if line.startswith("laplacian against ")] == in_short(said)
+    assert in_short(said)[0].startswith("laplacian against max (95 % intervals, 10 images): ")
 
 
 def test_what_was_said_of_rows_that_are_not_scored_now_is_kept(root, runs, tmp_path):
@@ -217,18 +257,18 @@ def test_unusable_pairs_are_left_out_of_every_row(root, runs, tmp_path):
 
 
 def test_fused_images_of_other_sources_or_changed_since_are_refused(root, runs):
-    folder = fuse(root, runs, "max")
+    folder = fuse(root, runs, "laplacian")
     write_image(root / "ir" / "001.png", random_image(55, (48, 64)))
-    with pytest.raises(DataError, match=r"1 of 4 .* made from other files, first all/001.*--method max"):
+    with pytest.raises(DataError, match=r"1 of 4 .* made from other files, first all/001.*--method laplacian"):
         evaluate(root, runs)
-    fuse(root, runs, "max")
+    fuse(root, runs, "laplacian")
     write_image(folder / "all" / "002.png", random_image(56, (48, 64)))
     with pytest.raises(DataError, match="first all/002"):
         evaluate(root, runs)
 
 
 def test_an_unfinished_run_is_not_left_out_in_silence(root, runs):
-    folder = fuse(root, runs, "max")
+    folder = fuse(root, runs, "laplacian")
     with Journal(folder, read_manifest(folder)):
         (folder / MANIFEST).unlink()
     with pytest.raises(DataError, match="was stopped; finish it"):
@@ -253,7 +293,7 @@ def test_a_flat_folder_does_not_serve_parts_that_share_ids(tmp_path, runs):
         write_image(tmp_path / part / "1.png", random_image(1, (48, 48)))
     pairs = find_pairs(dataset_spec("Harvard"), tmp_path)
     with pytest.raises(DataError, match="ids repeat between the parts"):
-        fused_rows(pairs, runs, [("Theirs", tmp_path / "flat")])
+        with_foreign((), pairs, [("Theirs", tmp_path / "flat")])
 
 
 def test_nothing_to_score(root, runs):
@@ -264,7 +304,7 @@ def test_nothing_to_score(root, runs):
 
 
 def test_foreign_manifest_is_refused(root, runs):
-    folder = fuse(root, runs, "max")
+    folder = fuse(root, runs, "laplacian")
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**content, "dataset": "MSRS"}))
     with pytest.raises(ManifestError, match="holds images of MSRS"):
@@ -317,5 +357,5 @@ def test_the_naive_rows_of_the_80_night_and_day_pairs(data, runs):
 
 def test_fused_images_cannot_pass_for_a_source(root, runs):
     fuse_dataset(find_pairs(TNO, root), load_fuser("max"), fused_folder(runs, "TNO", "IR"))
-    with pytest.raises(UsageError, match="'IR' is the name of a source row"):
+    with pytest.raises(UsageError, match="'IR' is the name of a fixed row"):
         evaluate(root, runs)

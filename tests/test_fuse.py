@@ -23,6 +23,7 @@ sides = st.integers(1, 40)
 def blur(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """A network stand-in with a receptive field: 5 x 5 mean of both images."""
     assert infrared.shape[-1] % 8 == infrared.shape[-2] % 8 == 0
+    assert min(infrared.shape[-2:]) >= 16
     padded = torch.nn.functional.pad((infrared + visible) / 2, (2, 2, 2, 2), mode="reflect")
     return torch.nn.functional.avg_pool2d(padded, 5, stride=1)
 

@@ -8,24 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import emma, emma_process, random_image, tree, write_pairs
+from conftest import emma, emma_process, interrupt, killed_at_its_end, random_image, tree, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emma_core import fuse_dataset as fuse_dataset_module
 from emma_core.checkpoint import save_checkpoint
 from emma_core.config import UFuserConfig
-from emma_core.datasets import dataset_spec, find_pairs, folder_spec
+from emma_core.datasets import dataset_spec, folder_spec
 from emma_core.errors import BusyError, EmmaError, ManifestError, UsageError
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import load_fuser
 from emma_core.images import read_image, write_image
-from emma_core.manifest import JOURNAL, MANIFEST, Journal, Manifest, file_sha256, locked, read_manifest
+from emma_core.manifest import JOURNAL, MANIFEST, Journal, Manifest, file_sha256, locked, read_manifest, resume_manifest
 from emma_core.models.ufuser import UFuser
+from emma_core.pairs import find_pairs
 
 TNO = dataset_spec("TNO")
 
@@ -78,10 +82,28 @@ def test_limit_then_all_equals_all(root, folder, tmp_path):
 
 def test_changed_source_and_damaged_output_are_made_again(root, folder):
     run(root, folder)
+    write_image(root / "vi" / "001.png", random_image(78, (24, 32, 3)))
     write_image(root / "ir" / "002.png", random_image(77, (24, 32)))
     (folder / "all" / "003.png").write_bytes(b"damaged")
     (folder / "all" / "004.png").unlink()
-    assert (run(root, folder).fused, run(root, folder).fused) == (3, 0)
+    assert (run(root, folder).fused, run(root, folder).fused) == (4, 0)
+
+
+def test_the_record_lists_only_what_is_there(root, folder):
+    run(root, folder)
+    (folder / "all" / "004.png").unlink()
+    assert run(root, folder, limit=1).kept == 1
+    assert list(read_manifest(folder).rows) == [f"all/{index:03d}" for index in (0, 1, 2, 3, 5)]
+
+
+def test_a_line_of_the_journal_is_newer_than_the_manifest(root, folder):
+    run(root, folder)
+    earlier = read_manifest(folder)
+    remade = replace(earlier.rows["all/001"], sha256="0" * 64)
+    with Journal(folder, earlier) as journal:
+        journal.add(remade)
+    wanted = Manifest(earlier.dataset, earlier.root, earlier.settings)
+    assert resume_manifest(folder, wanted).rows == {**earlier.rows, "all/001": remade}
 
 
 def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
@@ -221,6 +243,17 @@ def test_other_data_into_the_same_folder_is_refused_and_a_moved_root_goes_on(roo
         run(other, folder)
     moved = root.rename(tmp_path / "moved")
     assert (run(moved, folder).fused, read_manifest(folder).root) == (0, str(moved))
+    changed = shutil.copytree(moved, tmp_path / "changed")
+    write_image(changed / "vi" / "003.png", random_image(77, (24, 32, 3)))
+    with pytest.raises(ManifestError, match=r"other settings \(root"):
+        run(changed, folder)
+
+
+def test_the_record_says_where_a_renamed_source_is_now(root, folder):
+    run(root, folder)
+    (root / "ir" / "002.png").rename(root / "ir" / "002.PNG")
+    assert run(root, folder).kept == 6
+    assert read_manifest(folder).rows["all/002"].infrared == "ir/002.PNG"
 
 
 def test_overwrite_forgets_what_a_killed_run_left(root, folder):
@@ -242,6 +275,47 @@ def test_vanished_mate_takes_row_and_image_along_and_its_failure_goes_with_it(ro
     (root / "ir" / "001.png").unlink()
     assert run(root, folder).faults == ()
     assert read_manifest(folder).failures == {}
+
+
+def test_a_data_set_that_moves_after_a_kill_goes_on(root, folder, tmp_path, monkeypatch):
+    """In its first run there is a journal, but no manifest yet."""
+    with killed_at_its_end(monkeypatch):
+        run(root, folder)
+    moved = root.rename(tmp_path / "moved")
+    changed = shutil.copytree(moved, tmp_path / "changed")
+    write_image(changed / "vi" / "003.png", random_image(77, (24, 32, 3)))
+    with pytest.raises(ManifestError, match=r"other settings \(root"):
+        run(changed, folder)
+    assert run(moved, folder).kept == 6
+    run(moved, tmp_path / "whole")
+    assert tree(folder) == tree(tmp_path / "whole")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_no_worker_outlives_a_run_that_is_interrupted(root, folder, monkeypatch):
+    """Else it would write into a folder that is another's by now, and no line would tell of its images."""
+    make = fuse_dataset_module._make
+
+    def slow(pair, *arguments):
+        time.sleep(0 if pair.id == "000" else 0.2)
+        return make(pair, *arguments)
+
+    monkeypatch.setattr(fuse_dataset_module, "_make", slow)
+    workers = threading.active_count()
+    monkeypatch.setattr("emma_core.runtime.AHEAD", 1)  # or all pairs are done before the first is looked at
+    with pytest.raises(KeyboardInterrupt):
+        run(root, folder, on_pair=interrupt)
+    assert (threading.active_count(), torch.get_num_threads()) == (workers, 2)
+    lines = (folder / JOURNAL).read_text().splitlines()[1:]
+    assert len(lines) == len(list(folder.rglob("*.png"))) < 6
 
 
 def test_strange_names_are_kept_apart_or_named(root, folder):
@@ -293,6 +367,19 @@ def test_half_a_journal_line_is_dropped(root, folder, cut):
     assert summary.fused + summary.kept == 6
     assert summary.kept >= 2 - (cut > 150)
     assert not journal_file.exists()
+
+
+def test_a_line_after_half_a_line_counts(root, folder):
+    """A run that was killed in the middle of a line, and another that was killed after the next line."""
+    run(root, folder, limit=2)
+    earlier = read_manifest(folder)
+    (folder / MANIFEST).unlink()
+    for row in earlier.rows.values():
+        with Journal(folder, earlier) as journal:
+            journal.add(row)
+        with (folder / JOURNAL).open("a") as stream:
+            stream.write('{"split": "al')
+    assert run(root, folder, limit=2).kept == 2
 
 
 def start(root: Path, runs: Path) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from emma_core.errors import ImageError
 from emma_core.images import (
     encode_png,
     luma,
+    narrow_range,
     pad_reflect,
     read_grey,
     read_image,
@@ -139,6 +141,12 @@ def test_new_luma_arrives_and_chroma_stays(image, shift):
     np.testing.assert_allclose(ycrcb[0][..., 1:], ycrcb[1][..., 1:], atol=1e-4)
 
 
+@given(images, st.floats(0, 1, width=32))
+def test_colours_that_leave_the_cube_are_clipped(image, level):
+    changed = replace_luma(image, np.full(image.shape[:2], level, np.float32))
+    assert 0 <= changed.min() <= changed.max() <= 1
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 8, 16, 32]), st.integers(1, 20))
 def test_padding_reflects_and_keeps_the_image(height, width, multiple, minimum):
     image = random_image(3, (height, width))
@@ -165,9 +173,27 @@ def test_out_of_range_is_clipped_not_wrapped():
     assert to_8bit(np.array([[-1.0, 0.5, 2.0]], np.float32)).tolist() == [[0, 128, 255]]
 
 
+def test_halves_are_rounded_to_even():
+    halves = np.array([[0.5, 1.5, 2.5, 126.5]], np.float32) / 255
+    assert (halves * 255).tolist() == [[0.5, 1.5, 2.5, 126.5]]
+    assert to_8bit(halves).tolist() == [[0, 2, 2, 126]]
+
+
 def test_only_png_is_written(tmp_path):
     with pytest.raises(ImageError, match=r"\.png"):
         write_image(tmp_path / "a.jpg", np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the umask is of Unix")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_is_for_the_umask_to_say(tmp_path, umask, mode):
+    """Slices of patients are written so, too."""
+    before = os.umask(umask)
+    try:
+        write_image(tmp_path / "a.png", np.zeros((2, 2), np.float32))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == mode
 
 
 def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
@@ -263,3 +289,20 @@ def test_several_pages_or_frames_are_refused(tmp_path, form, suffix):
     data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match="holds 2 pages or frames"):
         read_image(write(tmp_path / f"a.{suffix}", data))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "narrow"),
+    [
+        (21000, 22500, np.uint16, True),  # a thermal camera of 14 bits
+        (0, 4095, np.uint16, True),
+        (0, 65535, np.uint16, False),
+        (3, 12, np.uint8, False),  # a dark scene
+        (700, 740, np.uint16, False),  # too few levels to tell it from one
+    ],
+)
+def test_16_bit_images_that_use_little_of_their_range_are_told(tmp_path, low, high, dtype, narrow):
+    ramp = np.linspace(low, high, 64 * 64).astype(dtype).reshape(64, 64)
+    cv2.imwrite(str(tmp_path / "a.png"), ramp)
+    used = narrow_range(read_image(tmp_path / "a.png"))
+    assert used == (pytest.approx((high - low) / 65535, rel=1e-3) if narrow else None)

@@ -27,14 +27,7 @@ NAMES = ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM"]
 WINDOWED = {"VIF": 41, "SSIM": 7}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Images of this size gain nothing from more, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 _spec = importlib.util.spec_from_file_location("plain_metrics", REPOSITORY / "scripts" / "plain_metrics.py")
 plain = importlib.util.module_from_spec(_spec)
@@ -330,6 +323,7 @@ def test_grey_levels():
     assert grey_levels(image).tolist() == [0, 255, 128, 26, 2, 0, 255]
     assert image[0] == 0
     assert image[-1] > 1
+    assert grey_levels(torch.tensor([0.5, 1.5, 2.5]) / 255).tolist() == [0, 2, 2]
 
 
 def test_benchmark_script(tmp_path):

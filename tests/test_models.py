@@ -1,28 +1,18 @@
-"""The two networks, their ablations, and the configurations that describe them."""
+"""The two networks and their ablations."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emma_core.config import (
-    NETWORK_RECIPES,
-    NetworkRecipe,
-    SensingConfig,
-    UFuserConfig,
-    from_dict,
-    network_recipe,
-    read_toml,
-    to_dict,
-    write_toml,
-)
+from emma_core.chance import seeded
+from emma_core.config import NETWORK_RECIPES, NetworkRecipe, SensingConfig, UFuserConfig, network_recipe
 from emma_core.errors import UsageError
 from emma_core.models.ufuser import (
     FULL_DEPTH,
@@ -39,14 +29,7 @@ NARROW = UFuserConfig(channels=(16, 16, 16, 16))
 NARROW_SENSING = SensingConfig(channels=(4, 6, 8))
 ABLATIONS = {"Exp. IV": {"global_branch": False}, "Exp. V": {"local_branch": False}}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small networks are quickest on one thread, whatever else the machine does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -208,7 +191,7 @@ def test_channel_norm_in_bfloat16_is_right_to_its_digits(channels, offset):
 
 
 def test_ufuser_blocks_can_be_exported():
-    block, x = RestormerCNNBlock(4, 16, FULL_DEPTH, heads=8).eval(), images(1, 16, 6, 8)
+    block, x = RestormerCNNBlock(4, 16, FULL_DEPTH, heads=8).eval(), images(1, 4, 6, 8)
     with torch.inference_mode():
         exported = torch.export.export(block, (x,)).module()
         torch.testing.assert_close(exported(x), block(x), atol=1e-6, rtol=0)
@@ -318,7 +301,8 @@ def test_sensing_refuses_sizes_that_do_not_fit(shape):
 
 
 def test_every_parameter_of_the_sensing_network_learns():
-    network = SensingUNet(NARROW_SENSING).eval()  # in training, normalisation cancels the biases before it
+    with seeded(0, "sensing"):  # a channel or two can start dead, and in four all of them
+        network = SensingUNet(NARROW_SENSING).eval()  # in training, normalisation cancels the biases before it
     network(images(2, 1, 16, 16)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
@@ -327,111 +311,3 @@ def test_every_parameter_of_the_sensing_network_learns():
 def test_sensing_network_trains():
     before, after = train_step(SensingUNet(NARROW_SENSING), images(2, 1, 16, 16))
     assert after < before
-
-
-# Configurations
-
-configurations = st.one_of(
-    st.builds(
-        UFuserConfig,
-        channels=st.tuples(*[st.integers(1, 16).map(lambda width: 8 * width)] * 4),
-        heads=st.sampled_from([1, 2, 4, 8]),
-        global_branch=st.booleans(),
-        local_branch=st.just(value=True),
-    ),
-    st.builds(SensingConfig, channels=st.lists(st.integers(1, 512), min_size=2, max_size=8).map(tuple)),
-)
-texts = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-@dataclass(frozen=True)
-class Inner:
-    rate: float = 1e-4
-    names: tuple[str, ...] = ("a", "b")
-    empty: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outer:
-    title: str
-    steps: int = 3
-    mode: Literal["fast", "exact"] = "fast"
-    seed: int | None = None
-    on: bool = True
-    inner: Inner = field(default_factory=Inner)
-    last: float | str = 2.5
-
-
-anything = st.builds(
-    Outer,
-    title=texts,
-    steps=st.integers(-(2**63), 2**63 - 1),
-    mode=st.sampled_from(["fast", "exact"]),
-    seed=st.none() | st.integers(0, 9),
-    on=st.booleans(),
-    inner=st.builds(Inner, rate=st.floats(allow_nan=False), names=st.lists(texts, max_size=3).map(tuple)),
-    last=st.floats(allow_nan=False) | texts,
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(config=configurations | anything)
-def test_configurations_survive_dictionaries_and_toml(tmp_path, config):
-    assert from_dict(type(config), to_dict(config)) == config
-    write_toml(tmp_path / "config.toml", config)
-    assert read_toml(tmp_path / "config.toml", type(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("cls", "values", "message"),
-    [
-        (UFuserConfig, {"chanels": [8] * 4}, "unknown key 'chanels'; known: channels, heads, global_branch, local"),
-        (UFuserConfig, {"channels": [8, 8, 8]}, "UFuserConfig.channels: expected"),
-        (UFuserConfig, {"channels": [8, 8, 8, "8"]}, "expected int, found '8'"),
-        (UFuserConfig, {"channels": 8}, "UFuserConfig.channels"),
-        (UFuserConfig, {"heads": True}, "UFuserConfig.heads: expected int, found True"),
-        (UFuserConfig, {"heads": 8.0}, "expected int, found 8.0"),
-        (UFuserConfig, {"heads": 5}, "multiples of heads"),
-        (UFuserConfig, {"heads": 0}, "multiples of heads"),
-        (UFuserConfig, {"channels": [0] * 4}, "between 1 and"),
-        (UFuserConfig, {"local_branch": 1}, "expected bool, found 1"),
-        (UFuserConfig, {"local_branch": False, "global_branch": False}, "keep one"),
-        (SensingConfig, {"channels": [8]}, "2 to 8 levels"),
-        (SensingConfig, {"channels": [8] * 9}, "2 to 8 levels"),
-        (SensingConfig, {"channels": [8, 10**9]}, "between 1 and"),
-        (NetworkRecipe, {"sensing": {"width": 1}}, "SensingConfig: unknown key 'width'; known: channels"),
-        (NetworkRecipe, {"sensing": 3}, "NetworkRecipe.sensing: expected SensingConfig, found 3"),
-        (Outer, {}, "key 'title' is missing"),
-        (Outer, {"title": "a", "mode": "slow"}, "'fast', 'exact'"),
-        (Outer, {"title": "a", "seed": "1"}, "Outer.seed: expected int | None"),
-        (Outer, {"title": "a", "inner": {"rate": "fast"}}, "Inner.rate: expected float"),
-    ],
-)
-def test_wrong_configurations_are_named(cls, values, message):
-    with pytest.raises(UsageError, match=message.replace("|", r"\|")):
-        from_dict(cls, values)
-
-
-def test_a_whole_number_serves_as_a_float():
-    assert from_dict(Inner, {"rate": 1}) == Inner(rate=1.0)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"heads = ", "not TOML"), (b"head = 8", "unknown key 'head'"), (b"\xff", "not TOML")]
-)
-def test_wrong_toml_names_the_file(tmp_path, content, message):
-    (tmp_path / "config.toml").write_bytes(content)
-    with pytest.raises(UsageError, match=rf"config\.toml: .*{message}"):
-        read_toml(tmp_path / "config.toml", UFuserConfig)
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_toml(tmp_path / "absent.toml", UFuserConfig)
-
-
-def test_unknown_recipe_lists_the_known():
-    with pytest.raises(UsageError, match="'papers'; known: paper, released"):
-        network_recipe("papers")
-
-
-def test_configurations_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError):
-        UFuserConfig().heads = 4

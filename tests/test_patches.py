@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import random_image, write_pairs
 
-from emma_core.datasets import find_pairs, folder_spec
+from emma_core.datasets import folder_spec
 from emma_core.errors import DataError
 from emma_core.images import write_image
+from emma_core.pairs import find_pairs
 from emma_core.patches import Crops, Numbers, crop_batches, has_contrast
 from emma_core.scenes import Scene, hold_out, open_scenes, with_teachers
 from emma_core.training_config import CropConfig
@@ -51,15 +52,25 @@ def test_the_contrast_filter(image, kept):
     assert has_contrast(image, 0.1) is kept
 
 
+def test_contrast_is_between_the_tenth_and_the_ninetieth_percentile():
+    image = np.full((1, 101), 100, np.uint8)
+    image[0, :11] = 90
+    assert has_contrast(image, 0.1)  # (100 - 90) / 100
+    assert not has_contrast(image, 0.101)
+    image[0, :10], image[0, 10] = 0, 100  # one pixel too few for the tenth percentile
+    assert not has_contrast(image, 0.001)
+
+
 def test_without_a_threshold_only_black_is_dropped():
     assert has_contrast(np.full((8, 8), 7, np.uint8), 0.0)
     assert not has_contrast(np.zeros((8, 8), np.uint8), 0.0)
 
 
 @pytest.mark.parametrize("placing", ["random", "grid"])
-def test_a_black_pair_gives_no_crop(root, placing):
-    for folder, shape in (("ir", (40, 48)), ("vi", (40, 48, 3))):
-        write_image(root / folder / "black.png", np.zeros(shape, np.float32))
+@pytest.mark.parametrize("black", [("ir", "vi"), ("ir",), ("vi",)])
+def test_a_pair_with_a_black_image_gives_no_crop(root, placing, black):
+    for folder in ("ir", "vi"):
+        write_image(root / folder / "black.png", (folder not in black) * random_image(7, (40, 48)))
     opened = scenes_of(root)
     assert len(opened.scenes) == 7
     crops = crops_of(opened, CropConfig(size=16, stride=16, placing=placing))
@@ -104,6 +115,32 @@ def test_crops_have_the_right_shape_and_range(root):
             assert image.shape == (1, 16, 16)
             assert image.dtype == torch.float32
             assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_random_crops_reach_every_place(tmp_path):
+    crops = crops_of(scenes_of(write_pairs(tmp_path, 1, shape=(17, 18))), CropConfig(size=16))
+    whole = crops_of(scenes_of(tmp_path), CropConfig(size=18))[0]["infrared"][:, :17]
+    places = {(row, column): whole[:, row : row + 16, column : column + 16] for row in range(2) for column in range(3)}
+    found = [crops[number]["infrared"] for number in range(60)]
+    for place, image in places.items():
+        assert any(torch.equal(crop, image) for crop in found), place
+
+
+def test_exposure_multiplies_and_gamma_is_a_power(tmp_path):
+    image = np.repeat(np.array([[51, 102]], np.float32) / 255, 16, axis=0).repeat(8, axis=1)
+    for folder in ("ir", "vi"):
+        write_image(tmp_path / folder / "a.png", image)
+    opened = scenes_of(tmp_path)
+    dark, bright = (np.float64(level) for level in (0.2, 0.4))
+    for config in (CropConfig(size=16, exposure=1.0), CropConfig(size=16, gamma=1.0)):
+        crops = crops_of(opened, config)
+        found = np.array([crops[number]["infrared"].aminmax() for number in range(60)], np.float64).T
+        wanted = found[0] / dark * bright if config.exposure else bright ** (np.log(found[0]) / np.log(dark))
+        np.testing.assert_allclose(found[1], wanted, rtol=1e-5)
+        amount = np.log2(found[0] / dark if config.exposure else np.log(found[0]) / np.log(dark))
+        assert -1 <= amount.min() < -0.5
+        assert 0.5 < amount.max() <= 1
+        assert 20 < np.isclose(amount, 0, atol=1e-6).sum() < 40  # half of the images stay as they are
 
 
 def test_a_fusion_rule_is_applied_to_the_augmented_crop(root):
@@ -203,3 +240,8 @@ def test_held_out_scenes_are_not_trained_on(count, number, held):
     if count > 1:
         assert len(training) + held == count
         assert not {next(iter(scene.teachers)) for scene in training} & {next(iter(s.teachers)) for s in validation}
+
+
+def test_held_out_scenes_are_spread_evenly():
+    scenes = [Scene("mine", None, {str(index): None}) for index in range(10)]
+    assert [scenes.index(scene) for scene in hold_out(scenes, 2)[1]] == [2, 7]

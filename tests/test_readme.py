@@ -15,7 +15,8 @@ TEXT = (REPOSITORY / "README.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def test_commands_and_example_run_as_they_stand(place):
     done = run([sys.executable, "-W", "error", "-c", example], place)
     assert done.returncode == 0, done.stderr
     assert "'EN':" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_training_commands_run_as_they_stand(tmp_path):
+    (block,) = (block for block in blocks("") if "emma-tasks train" in block)
+    done = run(["bash", "-ec", block], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "train" / "fuser-quick" / "best.safetensors").is_file()
 
 
 def test_the_example_is_about_ten_lines():

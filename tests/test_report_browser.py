@@ -8,16 +8,35 @@ from pathlib import Path
 
 import pytest
 from test_report_page import CLOSED, IDS, SCRIPT, write_everything
+from test_report_traced import write_table
 
 from emma_core.images import read_image
 from emma_core.report.page import write_report
+from emma_core.results import Column
 
 pytestmark = pytest.mark.browser
 
 
+CLASSES = (
+    "Unlabelled Car Person Bike Curve,Car stop,Guardrail,Color cone,Bump,mIoU,mIoU fg,Pixel acc.,mIoU day,mIoU night"
+)
+A4 = 687  # pixels between the margins
+
+
+def write_wide(runs):
+    """Add a table of 14 columns over seeds, with long names, and one of deviations over images; many differences."""
+    columns = tuple(Column(name, "%", digits=1) for name in CLASSES.replace(" ", ",", 4).split(","))
+    rows = [f"{row} (pseudo-labels)" for row in ("IR", "VI", "laplacian", "EMMA")]
+    said = write_table(runs, rows, columns, seeds=(0, 1, 2), task="segment", dataset="Wide")
+    columns = tuple(Column(name) for name in ("EN", "SD"))
+    return said + write_table(runs, ("IR", "x" * 150), columns, deviation=True, task="evaluate", dataset="Wide")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    return write_report(write_everything(tmp_path_factory.mktemp("browser")))
+    runs = write_everything(tmp_path_factory.mktemp("browser"))
+    write_wide(runs)
+    return write_report(runs)
 
 
 def chromium():
@@ -235,7 +254,7 @@ def test_a_phone_enlarges_pictures_within_its_screen(visit):
 
 def test_differences_and_what_was_not_run_are_shown(visit):
     page = visit()
-    differences = page.locator(".differences")
+    differences = page.locator(".differences").first
     assert f"EMMA {CLOSED} than VI: EN +1.0 bits" in differences.inner_text()
     zero, dot = (differences.locator(name).bounding_box()["x"] for name in (".zero", ".dot"))
     assert zero < dot
@@ -246,10 +265,54 @@ def test_differences_and_what_was_not_run_are_shown(visit):
     assert "emma-tasks detect --root DIR/M3FD" in steps.inner_text()
 
 
+CUT = """() => [...document.querySelectorAll(".name, .row, .interval, .results small")].filter((element) => {
+  const { left, right } = element.closest(".scroll") ? element.closest(".scroll").getBoundingClientRect()
+    : element.getBoundingClientRect();
+  return element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline"
+    || left < 0 || right > innerWidth;
+}).map((element) => element.textContent)"""
+
+
+@pytest.mark.parametrize(("width", "media"), [(1100, "screen"), (390, "screen"), (A4, "print")])
+def test_names_and_intervals_are_whole(visit, width, media):
+    page = visit(viewport={"width": width, "height": 1000})
+    page.emulate_media(media=media)
+    page.evaluate("document.querySelectorAll('.plot').forEach((plot) => { plot.open = true; })")
+    assert page.evaluate(CUT) == []
+    intervals = page.locator(".interval")
+    assert intervals.count() == 1 + 3 * 14 + 2
+    assert page.evaluate("[...document.querySelectorAll('.interval')].every((each) => each.checkVisibility())")
+    assert intervals.nth(3).inner_text() == "-2.2 to +1.6"
+    assert page.locator(".forest .name").nth(3).inner_text().startswith("EMMA (pseudo-labels)")
+    assert page.locator(".forest .name").nth(3).inner_text().endswith("\N{MINUS SIGN} IR (pseudo-labels)")
+
+
+def test_a_phone_shows_how_far_images_lie_apart(visit):
+    page = visit(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    table = page.locator(".results").nth(2)
+    assert table.locator("td").first.inner_text().split() == ["1.37", "±", "0.20"]
+    assert table.get_by_text("its standard deviation over the images").is_visible()
+
+
 def test_the_page_prints_on_paper(visit):
     page = visit()
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="print")
     assert page.locator(".album img").first.is_visible()
-    page.set_viewport_size({"width": 718, "height": 1000})  # A4 between the margins
-    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    page.set_viewport_size({"width": A4, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4, "the whole page would be made smaller"
+    sizes = page.locator(".results table").evaluate_all(
+        "all => all.map((one) => parseFloat(getComputedStyle(one).fontSize))"
+    )
+    points = [0.75 * pixels for pixels in sizes]
+    assert points[0] == points[1] == points[2] == pytest.approx(0.86 * 9.5, abs=0.1)
+    assert 7 < points[3] < 7.5, "fourteen columns"
+
+
+def test_what_is_closed_is_printed(visit):
+    page = visit()
+    steps, words = page.locator("#missing details pre").first, page.locator(".differences details .said").first
+    assert steps.is_hidden()
+    page.emulate_media(media="print")
+    assert steps.is_visible()
+    assert words.is_hidden(), "the plot has the same figures"

@@ -301,8 +301,8 @@ def test_the_page_says_what_was_run_and_how_far_images_lie_apart(tmp_path):
     write_results(tmp_path, "MSRS", ["IR", "VI"], deviation={"EN": 0.25}, recipe={"recipe": "quick", "epochs": 3})
     page = write_report(tmp_path).html.read_text()
     assert "Recipe: quick, epochs 3." in page
-    assert 'title="± 0.25 over images"' in page
-    assert "Pointing at a figure shows its deviation over images" in page
+    assert page.count('<small title="over images">± 0.25</small>') == 2
+    assert "Small, under a figure: its standard deviation over the images." in page
     assert 'title="no figure"' in page, "EMMA was not run"
 
 

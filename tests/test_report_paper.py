@@ -150,6 +150,10 @@ def test_another_number_of_images_is_said():
     assert not any("images: ours" in note for note in table_of(rows()).published[0].notes)
     notes = table_of(rows(count=13)).published[0].notes
     assert "Not the same images: ours are 13, the paper's 420." in notes
+    told = {"task": "evaluate", "dataset": "RoadScene", "split": "all", "count": 1}
+    entropy = [make(row, [6.0], columns=(Column("EN", "bits"),), **told) for row in ("IR", "VI", "EMMA")]
+    notes = table_of(entropy).published[0].notes
+    assert "Perhaps not the same images: ours are 1, the paper's are on no list." in notes
 
 
 def test_networks_that_lack_a_part_stand_beside_table_2_as_well():

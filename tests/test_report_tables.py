@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from dataclasses import replace
 
 import pytest
-from rich.console import Console
+from conftest import write_pairs
 
-from emma_core.comparisons import Comparison
+from emma_core.datasets import folder_spec
 from emma_core.errors import ResultError
+from emma_core.fuse_dataset import fuse_dataset, fused_folder
+from emma_core.fusers import load_fuser
 from emma_core.manifest import Manifest, Row, write_manifest
+from emma_core.pairs import find_pairs
 from emma_core.report.figure import plot_of
-from emma_core.report.formats import to_csv, to_latex, to_markdown, to_short_markdown
-from emma_core.report.parts import Cell, cell_text, plain
+from emma_core.report.parts import Cell, cell_text
 from emma_core.report.tables import collect_tables, row_order, table_of
 from emma_core.results import Column, Result, result_folder, write_result
+from emma_core.rows import fused_rows
+from emma_core.text import plain
 
 EN = Column("EN", "bits", title="entropy")
 LOSS = Column("Loss", higher_is_better=False)
@@ -147,7 +148,7 @@ def test_images_are_the_same_where_their_hash_is_whatever_else_is_said_of_them()
     one, grown = ({"manifest_sha256": name, "images_sha256": "i"} for name in "ab")
     assert not noted(one, grown), "pairs were added to the folder in between"
     assert noted(one, one | {"images_sha256": "j"})
-    assert not noted({"manifest_sha256": "a"}, one), "an earlier version wrote no hash of the images"
+    assert not noted({"manifest_sha256": "a"}, one | {"fused": "Mine/EMMA"}), "an earlier version wrote less"
     assert noted({"manifest_sha256": "b"}, one)
 
 
@@ -163,8 +164,8 @@ def test_seeds_that_rows_do_not_share_are_said():
     assert table_of([make("IR"), make("EMMA")]).notes == (), "nothing was trained"
 
 
-def fused(runs, row, method, checkpoint=None, ids=("1",)):
-    manifest = Manifest("Mine", "/data", {"method": method, "checkpoint_sha256": checkpoint})
+def fused(runs, row, method, checkpoint=None, ids=("1",), **settings):
+    manifest = Manifest("Mine", "/data", {"method": method, "checkpoint_sha256": checkpoint, **settings})
     for name in ids:
         line = Row("test", name, "ir.png", "vi.png", "a", "b", "c")
         manifest.rows[line.key] = line
@@ -177,6 +178,9 @@ def fused(runs, row, method, checkpoint=None, ids=("1",)):
         ({"method": "mean"}, True),
         ({"method": "EMMA", "checkpoint": "other"}, True),
         ({"method": "EMMA", "checkpoint": "w", "ids": ("1", "2")}, False),  # pairs were added
+        ({"method": "EMMA", "checkpoint": "w", "range": "sigmoid", "tile": None, "precision": "fp32"}, False),
+        ({"method": "EMMA", "checkpoint": "w", "range": "stretch"}, True),
+        ({"method": "EMMA", "checkpoint": "w", "colour": "none"}, True),
         (None, False),
     ],
 )
@@ -186,49 +190,33 @@ def test_images_that_were_replaced_since_are_said(tmp_path, now, noted):
         fused(tmp_path, "X", **now)
         fused(tmp_path, "IR", "max")  # a folder of that name is not what the row of the source was made of
     (table,), _ = collect_tables(tmp_path)
-    said = "X: its images were fused again since, by other weights or another method."
+    said = "X: its images were fused again since, by another method, weights or settings."
     assert table.notes == ((said,) if noted else ())
 
 
-def test_a_deviation_over_images_stands_in_the_csv_where_there_is_one_run():
-    rows = [make("IR", deviation={"EN": 0.25}), make("EMMA", seed=0, deviation={"EN": 0.5})]
-    lines = list(csv.DictReader(io.StringIO(to_csv([table_of([*rows, make("EMMA", seed=1)])]))))
-    assert [line["EN [bits] over images"] for line in lines] == ["0.25", ""]
-    assert [line["Loss over images"] for line in lines] == ["", ""]
+def test_settings_that_make_other_images_are_said_under_the_table(tmp_path):
+    save(tmp_path, make("X", source={"method": "EMMA", "range": "stretch", "tile": 512}), make("Y"))
+    assert collect_tables(tmp_path)[0][0].notes == ("X: fused with range stretch, tile 512.",)
 
 
-def test_every_format_says_what_was_run():
-    recipe = {"recipe": "quick", "epochs": 30, "weights": f"a.pt {'0123456789abcdef' * 4}", "labels": "ab" * 32}
-    results = [make(row, recipe=recipe, seed=seed) for row in ("IR", "EMMA") for seed in (1, 0)]
-    table = table_of(results, [f"a/{place}/result.json" for place in "1234"])
-    said = "Recipe: quick, epochs 30, weights a.pt 0123456789ab. Seeds: 0, 1."
-    assert said in to_markdown(table)
-    assert said in to_short_markdown(table, "results")
-    assert said.replace(" Seeds", "\n\\par\\footnotesize Seeds") in to_latex(table)
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(table.to_console())
-    assert said in " ".join(console.export_text().split())
-    (line, _) = csv.DictReader(io.StringIO(to_csv([table])))
-    assert line["recipe"] == f"recipe quick, epochs 30, weights a.pt 0123456789ab, labels {'ab' * 6}"
-    assert (line["recipe_hash"], line["seeds"]) == (table.key[3], "0 1")
-    assert "Recipe" not in to_markdown(table_of([make("IR")]))
+def test_images_of_a_row_that_its_task_calls_otherwise_are_found(tmp_path):
+    root, runs = write_pairs(tmp_path / "mine", 1), tmp_path / "runs"
+    pairs = find_pairs(folder_spec("Mine", root / "ir", root / "vi"), root)
+    folder = fused_folder(runs, "Mine", "X")
+    fuse_dataset(pairs, load_fuser("max"), folder)
+    (row,) = fused_rows(pairs, runs)
+    save(runs, make("X (pseudo-labels)", dataset="Mine-pseudo", source=dict(row.source)))
+    assert collect_tables(runs)[0][0].notes == ()
+    fuse_dataset(pairs, load_fuser("mean"), folder, overwrite=True)
+    said = "X (pseudo-labels): its images were fused again since, by another method, weights or settings."
+    assert collect_tables(runs)[0][0].notes == (said,)
 
 
-def test_many_differences_are_a_table_in_markdown():
-    table = table_of([make("IR"), make("VI"), make("a|b")])
-    said = [
-        Comparison(table.key, "a|b", against, name, 1.0, low, 2.0, 3, "bits" * (name == "EN"), 2)
-        for against, low in (("IR", 0.5), ("VI", -0.5))
-        for name in ("EN", *"cdefghi")
-    ]
-    said[-1] = replace(said[-1], low=math.nan)
-    few, many = (to_markdown(replace(table, comparisons=tuple(some))) for some in (said[:12], said))
-    assert few.count("95 % interval ") == 12
-    lines = [line for line in many.splitlines() if line.startswith("| a\\|b ")]
-    assert lines[1].startswith("| a\\|b \N{MINUS SIGN} IR | **+1.00** (+0.50 to +2.00) |")
-    assert lines[2].startswith("| a\\|b \N{MINUS SIGN} VI | +1.00 (-0.50 to +2.00) |")
-    assert lines[2].endswith(" | - |")
-    assert "|  | EN \\[bits\\] | c | d |" in many
+@pytest.mark.parametrize("place", [5, None, ["a"], "../../..", "\0", "x" * 300])
+def test_a_folder_of_images_that_cannot_be_stops_no_report(tmp_path, place):
+    save(tmp_path, make("X", source={"method": ["max"], "checkpoint_sha256": {}, "fused": place}))
+    (table,), warnings = collect_tables(tmp_path)
+    assert (table.notes, warnings) == ((), [])
 
 
 def test_nothing_is_no_table():
@@ -303,79 +291,3 @@ def test_cells(cell, expected):
 
 def test_names_become_one_printable_line():
     assert plain("a\n b\x1b[31m\u202e\ud800") == "a b\ufffd[31m\ufffd\ufffd"
-
-
-HOSTILE = r"<b>|*_#&%$~^\{x}"
-
-
-def hostile_table():
-    columns = (Column("A|B_1", "%"), LOSS)
-    rows = [make(HOSTILE, (2.0, 2.0), columns=columns), make("=1+1", (1.0, math.nan), columns=columns)]
-    return table_of([replace(row, title=HOSTILE, notes=(HOSTILE,)) for row in rows])
-
-
-def test_markdown():
-    text = to_markdown(published())
-    assert "| EMMA | 6.500 | 1.20 |" in text
-    assert "| EMMA (paper) | 6.57 | - |" in text
-    marked = to_markdown(table_of([make("a", (1.0, 1.0)), make("b", (2.0, 2.0))]))
-    assert "| a | *1.00* | **1.00** |" in marked
-    assert "| EN \\[bits\\] ↑ | Loss ↓ |" in marked
-
-
-def test_markdown_escapes():
-    text = to_markdown(hostile_table())
-    assert "<b>" not in text
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {4}
-
-
-def test_latex():
-    text = to_latex(table_of([make("IR", (1.0, 1.0), baseline=True), make("b", (2.0, 2.0))]))
-    assert "IR & \\underline{1.00} & \\textbf{1.00} \\\\\n\\midrule\nb & \\textbf{2.00}" in text
-    assert "EN [bits] $\\uparrow$ & Loss $\\downarrow$" in text
-    assert text.count("\\midrule") == 2
-    assert text.index("\\toprule") < text.index("\\bottomrule")
-
-
-def test_latex_escapes():
-    text = to_latex(hostile_table())
-    name = r"\textless{}b\textgreater{}\textbar{}*\_\#\&\%\$\textasciitilde{}\textasciicircum{}\textbackslash{}\{x\}"
-    assert name in text
-    assert "\n{}[1mm] & " in to_latex(table_of([make("[1mm]")]))
-    assert "A\\textbar{}B\\_1 [\\%] $\\uparrow$" in text
-
-
-def test_csv_has_full_precision_and_says_whose_row_it_is():
-    table = replace(published(), title="Quality, all")
-    lines = list(csv.DictReader(io.StringIO(to_csv([table, hostile_table()]))))
-    assert [line["row"] for line in lines if line["source"] == "ours"] == ["EMMA", HOSTILE, "'=1+1"]
-    ours, paper = lines[0], lines[8]
-    assert ours["title"] == "Quality, all"
-    assert float(ours["EN [bits]"]) == 6.5
-    assert (paper["source"], paper["row"], paper["EN [bits]"], paper["SCD"]) == ("Table 1", "EMMA", "6.57", "")
-    assert (paper["split_hash"], paper["images"]) == ("", "")
-    precise = to_csv([table_of([make("a", (1 / 3, math.nan))])])
-    assert "0.3333333333333333,,,," in precise
-
-
-def test_console():
-    table = table_of([make("IR", (1.0, 1.0), baseline=True), make("[red]b", (2.0, 2.0)), make("c", (0.0, 9.0))])
-    console = Console(width=60, file=io.StringIO(), record=True, force_terminal=True, legacy_windows=False)
-    console.print(table.to_console())
-    console.print(published().to_console())
-    styled, text = console.export_text(styles=True, clear=False), console.export_text()
-    assert "[red]b" in text
-    assert "Table 1:" in text
-    assert "\x1b[1m2.00\x1b[0m" in styled
-    assert "\x1b[4m1.00\x1b[0m" in styled
-    assert "Units: EN bits" in text
-
-
-def test_ten_columns_fit_a_terminal_of_80_characters():
-    columns = tuple(Column(name, "bits") for name in ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM"])
-    values = (6.57, 43.70, 11.24, 3.55, 2.86, 0.90, 0.59, 1.48, 0.66, 0.98)
-    console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(table_of([make("laplacian", values, columns=columns)]).to_console())
-    text = console.export_text()
-    assert " ".join(f"{value:.2f}" for value in values) in " ".join(text.split())

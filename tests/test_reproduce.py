@@ -12,14 +12,15 @@ from typing import Annotated
 
 import pytest
 import typer
-from conftest import emma, tree, write_pairs, write_released_checkpoint
+from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
 
 from emma_core import cli, reproduce_commands
 from emma_core.commands import COMMANDS
 from emma_core.errors import UsageError
 from emma_core.fusers import SHIPPED_WEIGHTS
+from emma_core.images import write_image
 from emma_core.report.missing import missing_tables
-from emma_core.reproduce import Request, chosen_tables, estimate, is_done, make_plan
+from emma_core.reproduce import Request, chosen_tables, is_done, make_plan
 from emma_core.results import Column, Result, result_folder, write_result
 from emma_core.samples import write_samples
 
@@ -62,7 +63,7 @@ def detector(monkeypatch):
     ) -> None:
         for seed in map(int, seeds.split(",")):
             for row in detect.rows:
-                write_detection(runs, row, seed, recipe)
+                write_detection(runs, row, seed, recipe={"recipe": recipe})
         if detect.status:
             sys.exit(detect.status)
 
@@ -73,24 +74,23 @@ def detector(monkeypatch):
     return detect
 
 
-def write_detection(runs, row, seed=0, recipe="paper"):
+def write_detection(runs, row, seed=0, **other):
+    given = {"dataset": "M3FD-sample", "split": "thirds", "recipe": {"recipe": "paper"}}
+    given["source"] = {"method": "max", "checkpoint_sha256": None} if row == "max" else {}
     result = Result(
         task="detect",
         title="Object detection",
-        dataset="M3FD-sample",
-        split="thirds",
         split_hash="h",
         parts=("all",),
         count=2,
         row=row,
         columns=(Column("mAP@0.5", "%"),),
         values={"mAP@0.5": 50.0},
-        recipe={"recipe": recipe},
-        source={"method": "max", "checkpoint_sha256": None} if row == "max" else {},
         seed=seed,
         seconds=600.0,
+        **(given | other),
     )
-    write_result(result_folder(runs, "detect", "M3FD-sample", "thirds", row, seed), result)
+    write_result(result_folder(runs, "detect", result.dataset, result.split, row, seed), result)
 
 
 def reproduce(table, root, runs, *options):
@@ -125,24 +125,11 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(root, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"Table 1: to run   emma-tasks fuse-dataset MSRS --root {root}/MSRS --split test")
     assert "(about " in lines[0]
-    assert any(line.startswith("Table 3: to run") and line.endswith("(time unknown)") for line in lines)
     assert sum("fuse-dataset M3FD" in line for line in lines) == 1, "needed by two tables, done once"
     assert sum(": no data  " in line for line in lines) == 3
     assert f"Table 5: no data  Harvard: {root}/Harvard is not a folder" in done.stdout
     assert lines[-1].startswith("Takes about ")
-    assert "2 steps of unknown length" in lines[-1]
     assert (tree(root), (tmp_path / "runs").exists()) == (before, False)
-
-
-def test_fusing_is_timed_by_the_pairs_that_a_stopped_run_left(root, tmp_path, monkeypatch):
-    emma("fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path, "--method", "max", "--limit", "3")
-    request = Request(root, tmp_path, "max")
-    fuse = make_plan("table3", request).steps[0]
-    assert not is_done(fuse, request)
-    clock = iter([0.0, 2.0])
-    monkeypatch.setattr("emma_core.reproduce.time.perf_counter", lambda: next(clock, 2.0))
-    monkeypatch.setattr("emma_core.reproduce.fuse_dataset", lambda *_: None)
-    assert estimate(fuse, request) == 2.0, "the one pair that is left took two seconds"
 
 
 def digest(path):
@@ -177,7 +164,8 @@ def test_scores_of_other_weights_or_another_method_are_not_taken_for_done(root, 
         return is_done(steps["evaluate", "M3FD"], request)
 
     write_scores(tmp_path / "runs", "evaluate", "M3FD-sample", digest(SHIPPED_WEIGHTS))
-    assert (done(), done(given=weights), done("max"), done("mean")) == (True, False, False, False)
+    assert (done(), done(given=weights), done("laplacian")) == (True, False, False)
+    assert (done("max"), done("mean")) == (True, False), "a naive row is computed, and is what its name says"
     write_scores(tmp_path / "runs", "evaluate", "M3FD-sample", digest(weights))
     assert (done(), done(given=weights)) == (False, True)
 
@@ -212,29 +200,26 @@ def test_table_5_is_of_emma_and_of_the_weights_asked_for(tmp_path):
         ({"checkpoint": "of others"}, False),
     ],
 )
-def test_another_split_recipe_or_label_is_not_taken_for_done(tmp_path, monkeypatch, change, done):
+def test_another_split_recipe_or_label_is_not_taken_for_done(tmp_path, change, done):
     write_pairs(tmp_path / "M3FD", 2, folders=("Ir", "Vis"))
-    for row in ("IR", "VI", "EMMA"):
-        source = {"method": "EMMA", "checkpoint_sha256": change.get("checkpoint", digest(SHIPPED_WEIGHTS))}
-        given = {"split": "paper", "recipe": {"recipe": "paper"}, "comparable": True} | change
-        given.pop("checkpoint", None)
-        result = Result(
-            task="detect",
-            title="T",
-            dataset="M3FD",
-            split_hash="h",
-            parts=("all",),
-            count=2,
-            **given,
-            row=row,
-            columns=(Column("mAP@0.5", "%"),),
-            values={"mAP@0.5": 50.0},
-            source=source if row == "EMMA" else {},
-            seed=0,
-        )
-        write_result(result_folder(tmp_path, "detect", "M3FD", given["split"], row, 0), result)
+    given = {"dataset": "M3FD", "split": "paper"} | change
+    checkpoint = given.pop("checkpoint", digest(SHIPPED_WEIGHTS))
+    for row, source in (("IR", {}), ("VI", {}), ("EMMA", {"method": "EMMA", "checkpoint_sha256": checkpoint})):
+        write_detection(tmp_path, row, source=source, **given)
     request = Request(tmp_path, tmp_path)
     assert is_done(make_plan("table3", request).steps[1], request) == done
+
+
+@pytest.mark.parametrize("table", ["table3", "table4", "all"])
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_an_unknown_recipe_is_refused_before_anything_is_fused(root, tmp_path, calls, table, options):
+    done = reproduce(table, root, tmp_path, "--recipe", "nonsense", *options)
+    task = "segment" if table == "table4" else "detect"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: Unknown recipe 'nonsense'; {task} knows: paper, quick, demo\n"
+    assert (calls, tree(tmp_path)) == ([], {})
+    for known in ("paper", "Quick", "DEMO"):
+        assert make_plan(table, Request(root, tmp_path, recipe=known)).steps
 
 
 # What is run
@@ -271,13 +256,13 @@ def test_scores_of_a_few_pairs_are_not_taken_for_the_table(root, tmp_path, calls
 
 
 def test_a_strangers_task_is_run_with_seeds_and_recipe_and_timed_by_its_rows(root, tmp_path, calls, detector):
-    write_detection(tmp_path, "IR", 0, "quick")
-    write_detection(tmp_path, "VI", 0, "quick")
+    write_detection(tmp_path, "IR", recipe={"recipe": "quick"})
+    write_detection(tmp_path, "VI", recipe={"recipe": "quick"})
     options = ["--recipe", "quick", "--seeds", "0,1"]
     planned = reproduce("table3", root, tmp_path, *options, "--dry-run")
     assert f"detect --root {root}/M3FD --recipe quick --seeds 0,1" in planned.stdout
     assert "(about 40 min)" in planned.stdout, "four of six runs are missing, each took ten minutes"
-    hint = "(time unknown; by recipe quick a run took about 10 min)"
+    hint = "; by recipe quick a run took about 10 min here)"
     assert hint in reproduce("table3", root, tmp_path, "--dry-run").stdout
     done = reproduce("table3", root, tmp_path, *options)
     assert (done.returncode, [name for name, _ in calls]) == (0, ["fuse-dataset", "detect"]), done.stderr
@@ -303,6 +288,37 @@ def test_a_step_that_fails_is_named_and_the_rest_is_done(root, tmp_path, calls, 
     assert reproduce("table3", root, tmp_path).returncode == 0, "pairs were left out; the results are there"
 
 
+def test_a_task_that_dies_is_not_hidden_by_results_of_before(root, tmp_path, calls, detector):
+    for row in detector.rows:
+        write_detection(tmp_path, row)
+    detector.rows, detector.status = (), 137
+    done = reproduce("table3", root, tmp_path)
+    assert [name for name, _ in calls] == ["fuse-dataset", "detect"]
+    assert (done.returncode, f"Failed: emma-tasks detect --root {root}/M3FD" in done.stderr) == (1, True)
+
+
+def test_what_was_made_of_other_files_is_made_anew(tmp_path, calls):
+    """Fused images, and scores of images that somebody fused anew since."""
+    place, where = write_pairs(tmp_path / "TNO", 2, shape=(48, 64)), ["--runs", tmp_path / "runs"]
+    reproduce("table1", tmp_path, tmp_path / "runs")
+    write_image(place / "vi" / "001.png", random_image(9, (48, 64)))
+    reproduce("table1", tmp_path, tmp_path / "runs")
+    assert calls == [("fuse-dataset", "TNO"), ("evaluate", "TNO")] * 2
+    write_image(place / "vi" / "001.png", random_image(10, (48, 64)))
+    emma("fuse-dataset", "TNO", "--root", place, "--method", "max", *where)
+    reproduce("table1", tmp_path, tmp_path / "runs")
+    reproduce("table1", tmp_path, tmp_path / "runs")
+    assert calls[4:] == [("evaluate", "TNO")]
+
+
+def test_images_with_other_settings_are_not_taken_for_done(root, tmp_path):
+    where = ["fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path, "--overwrite"]
+    request = Request(root, tmp_path, weights=write_released_checkpoint(tmp_path / "EMMA.pth"))
+    for options, done in (([], True), (["--range", "stretch"], False), (["--grey"], False), (["--tile", "64"], False)):
+        emma(*where, "--weights", tmp_path / "EMMA.pth", *options)
+        assert is_done(make_plan("table3", request).steps[0], request) == done
+
+
 def test_where_images_could_not_be_fused_nothing_is_run_on_them(root, tmp_path, calls, detector, monkeypatch):
     write_detection(tmp_path, "IR")
     blocked = tmp_path / "fused" / "M3FD-sample" / "max"
@@ -311,7 +327,7 @@ def test_where_images_could_not_be_fused_nothing_is_run_on_them(root, tmp_path, 
     done = reproduce("table3", root, tmp_path)
     assert done.returncode == 1
     assert [name for name, _ in calls] == ["fuse-dataset"]
-    assert "1 steps failed" in done.stderr
+    assert "Error: 1 step failed, 0 tables have no data; the rest is done" in done.stderr
 
 
 def test_a_killed_reproduction_continues(tmp_path, calls):

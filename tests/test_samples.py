@@ -4,15 +4,17 @@ import hashlib
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from emma_core.datasets import SAMPLE_MARK, dataset_spec, find_pairs
+from emma_core.datasets import SAMPLE_MARK, dataset_spec
 from emma_core.errors import UsageError
 from emma_core.images import luma, read_grey, read_image
+from emma_core.pairs import find_pairs
 from emma_core.samples import SAMPLE_DATASETS, write_samples
 from emma_core.samples.layouts import M3FD_NAMES, MSRS_IDS
 from emma_core.samples.phantoms import MODALITIES, render_phantom
@@ -234,6 +236,32 @@ def test_at_night_boxes_hold_warm_people_and_bright_lamps_and_the_brighter_image
     assert people[0] > 0.12 > 3 * abs(people[1])
     assert lamps[1] > 0.12 > abs(lamps[0])
     assert min(people[2], lamps[2]) > 0.09
+
+
+def test_under_a_clear_night_sky_infrared_shows_what_stands_on_the_road_rather_than_what_lies_on_it(monkeypatch):
+    monkeypatch.setitem(CLIMATES, "cloudy", replace(CLIMATES["unlit"], chill=0.0))
+    wanted, gains = ("color cone", "bump"), []
+    for seed in range(4):
+        clear, cloudy = (render_scene(np.random.SeedSequence(seed), name, wanted) for name in ("unlit", "cloudy"))
+        assert np.array_equal(clear.owner, cloudy.owner)
+        masks = [clear.mask({kind: 1}) == 1 for kind in wanted]
+        gains.append([abs(contrast(clear.infrared, mask)) - abs(contrast(cloudy.infrared, mask)) for mask in masks])
+    cones, bumps = np.mean(gains, axis=0)
+    assert cones > 0.08
+    assert cones > 3 * abs(bumps)
+
+
+def test_the_fewer_lamps_the_darker_is_the_visible_image():
+    def brightness(climate: str) -> float:
+        return float(np.mean([luma(render_scene(np.random.SeedSequence(n), climate, ()).visible) for n in range(4)]))
+
+    assert brightness("unlit") < 0.8 * brightness("dark")
+    assert brightness("dark") < brightness("night")
+
+
+def test_infrared_of_msrs_is_as_dark_as_declared(root):
+    dark = [np.percentile(read_grey(path), 60) for path in (root / "MSRS").glob("*/ir/*.png")]
+    assert np.median(dark) == pytest.approx(0.09, abs=0.02)
 
 
 def test_on_a_hot_day_infrared_misses_people():

@@ -58,7 +58,7 @@ def test_the_table_of_label_sets():
     [
         ({"palette": ((0, 0, 0),)}, "1 colours for 2 classes"),
         ({"classes": ("Car", "Car")}, "2 classes; expected 2 to 254 of different names"),
-        ({"ignore": 1}, "ignore is 1, expected 2 to 255"),
+        ({"ignore": 1}, "ignore is 1, expected 0, or 2 to 255"),
         ({"infrared": ""}, "give dataset = one of MSRS"),
         ({"name": "../up"}, "cannot name a label set"),
     ],

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from emma_core.datasets import DATASETS
-from emma_core.results import Result, write_result
+from emma_core.fusers import SHIPPED_WEIGHTS
+from emma_core.manifest import file_sha256
+from emma_core.results import RESULT as RESULT_FILE
+from emma_core.results import Result, read_result, write_result
 from segmentation.labels import SEGMENTATIONS, UNLABELLED
 from segmentation.panels import View, draw_image, paint
 from segmentation.recipes import RECIPES, changed, recipe_label
-from segmentation.scored import MATRICES, Scored, compare, is_finished
+from segmentation.scored import MATRICES, PREDICTIONS, Scored, collect, compare, is_finished
 
 MSRS = SEGMENTATIONS["MSRS"]
 PAIRS = DATASETS["MSRS"]
-RESULT = Result("segment", "Segmentation", "MSRS", "test", "hash", 4, "IR", (), {}, seed=0)
+RESULT = Result(
+    "segment", "Segmentation", "MSRS", "test", "hash", 4, "IR", (), {}, seed=0, source={"images_sha256": "0"}
+)
 
 
 def row(name: str, seed: int, right: int) -> Scored:
@@ -47,19 +53,63 @@ def test_methods_are_compared_with_naive_rules_after_the_cameras():
     assert found == cameras + [(name, naive) for name in fused[2:] for naive in ("mean", "max")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
-def test_a_row_without_whole_matrices_is_not_finished(tmp_path, content):
+def data_of(classes: int) -> SimpleNamespace:
+    """Four test images and some classes."""
+    pairs = [SimpleNamespace(key=f"test/{name}") for name in "abcd"]
+    return SimpleNamespace(spec=SimpleNamespace(classes=("class",) * classes), test=SimpleNamespace(pairs=pairs))
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """The folder of a row and seed, with what makes it finished."""
     write_result(tmp_path, RESULT)
     np.save(tmp_path / MATRICES, np.zeros((4, 2, 2), np.int64))
-    assert is_finished(tmp_path, RESULT, 2)
-    assert not is_finished(tmp_path, RESULT, 3)
-    assert not is_finished(tmp_path, replace(RESULT, source={"images_sha256": "other"}), 2)
-    assert not is_finished(tmp_path, replace(RESULT, recipe={"config": "other"}), 2)
-    assert is_finished(tmp_path, replace(RESULT, recipe={"absent class": "skip"}), 2)
-    (tmp_path / MATRICES).unlink()
+    for pair in data_of(2).test.pairs:
+        file = tmp_path / PREDICTIONS / f"{pair.key}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return tmp_path
+
+
+def test_a_row_without_all_of_its_masks_is_not_finished(finished):
+    assert is_finished(finished, RESULT, data_of(2))
+    (finished / PREDICTIONS / "test" / "c.png").unlink()
+    assert not is_finished(finished, RESULT, data_of(2))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
+def test_a_row_without_whole_matrices_is_not_finished(finished, content):
+    data = data_of(2)
+    assert is_finished(finished, RESULT, data)
+    assert not is_finished(finished, RESULT, data_of(3))
+    assert not is_finished(finished, replace(RESULT, source={"images_sha256": "other"}), data)
+    assert is_finished(finished, replace(RESULT, source={"images_sha256": "0", "folder": "moved"}), data)
+    assert not is_finished(finished, replace(RESULT, recipe={"config": "other"}), data)
+    assert is_finished(finished, replace(RESULT, recipe={"absent class": "skip"}), data)
+    (finished / MATRICES).unlink()
     if content is not None:
-        (tmp_path / MATRICES).write_bytes(content)
-    assert not is_finished(tmp_path, RESULT, 2)
+        (finished / MATRICES).write_bytes(content)
+    assert not is_finished(finished, RESULT, data)
+
+
+@pytest.mark.parametrize("labels", ["MSRS", "MSRS-pseudo"])
+def test_a_row_that_is_scored_again_says_which_test_pairs_its_weights_were_trained_on(tmp_path, labels):
+    source = {"images_sha256": "0", "checkpoint_sha256": file_sha256(SHIPPED_WEIGHTS)}
+    names, spec = ("00004N", "00012N", "none", "other"), SEGMENTATIONS[labels]
+    pairs = [SimpleNamespace(id=name, key=f"test/{name}") for name in names]
+    data = SimpleNamespace(spec=spec, test=SimpleNamespace(dataset="MSRS", pairs=pairs))
+    common = replace(RESULT, dataset=labels)
+    for name, origin in (("EMMA", source), ("IR", {})):
+        place = tmp_path / name / "seed0"
+        write_result(place, replace(common, row=spec.row_label(name), source=origin))
+        np.save(place / MATRICES, np.ones((4, 9, 9), np.int64))
+        for pair in pairs:
+            (place / PREDICTIONS / "test").mkdir(parents=True, exist_ok=True)
+            (place / PREDICTIONS / f"{pair.key}.png").touch()
+    fused, infrared = (each.result for each in collect(tmp_path, common, data, "zero"))
+    assert f"{fused.row}: its weights were trained on 2 of these 4 pairs." in fused.notes
+    assert "trained on" not in " ".join(infrared.notes).replace("Trained on those of one network", "")
+    assert read_result(tmp_path / "EMMA" / "seed0" / RESULT_FILE).notes == fused.notes
 
 
 def test_a_recipe_keeps_its_name_as_long_as_its_values():

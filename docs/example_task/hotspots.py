@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
+from emma_core.pairs import find_pairs
 from emma_core.results import Column, Result, result_folder, write_result
 
 CONTRAST = Column("contrast", "grey levels", title="hottest 1 % against the rest")

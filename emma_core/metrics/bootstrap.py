@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DRAWS = 2000
 
+LEAST_IMAGES = 10
+"""Of fewer images no interval is given: draws of two images that agree look certain, of one every draw is."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -40,6 +43,7 @@ def bootstrap(
     statistic: Callable[[NDArray[np.int64]], ArrayLike],
     images: int,
     *,
+    shown: ArrayLike | None = None,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
@@ -51,12 +55,14 @@ def bootstrap(
             several. For a difference of two rows it computes both on these images and subtracts. NaN where the images
             define no figure (say, no object of a class among them); such draws are left out of that figure's interval.
         images: number of images; at least 1.
+        shown: how many of them each figure is of, if not of all.
         draws: how often images are drawn.
         level: share of draws inside the interval.
         seed: of the draws.
 
     Returns:
-        An interval for each figure; its ends are NaN where no draw defines the figure.
+        An interval for each figure; its ends are NaN where no draw defines the figure, and where it is of fewer
+        images than :data:`LEAST_IMAGES`.
 
     Raises:
         ValueError: there is no image, or the level is not between 0 and 1.
@@ -65,7 +71,11 @@ def bootstrap(
         raise ValueError(f"bootstrap: {images} images, level {level}")
     rng = stream(seed, "bootstrap")
     whole = np.atleast_1d(np.asarray(statistic(np.arange(images)), np.float64))
+    enough = np.broadcast_to(images if shown is None else shown, whole.shape) >= LEAST_IMAGES
+    if not enough.any():
+        return [Interval(float(value), np.nan, np.nan) for value in whole]
     drawn = np.array([np.atleast_1d(statistic(rng.integers(images, size=images))) for _ in range(draws)], np.float64)
+    drawn[:, ~enough] = np.nan
     return [_interval(value, column, level) for value, column in zip(whole, drawn.T, strict=True)]
 
 

@@ -7,6 +7,7 @@ order of concatenations) follows the authors' released checkpoints, whose output
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import nn
 from emma_core.models import check_images
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from emma_core.config import UFuserConfig
@@ -31,6 +33,13 @@ class Depth(NamedTuple):
 
 FULL_DEPTH = Depth(restormer=1, residual=2)
 """The complete block, as in the authors' checkpoints."""
+
+STRIP = 2**16
+"""Pixels at a time [1] for a block that looks at a neighbourhood only: its working memory stays that of a small image,
+for a few rows computed twice."""
+
+PART = 2**14
+"""Pixels at a time [1] that are turned into float32 for the scores."""
 
 
 class UFuser(nn.Module):
@@ -68,7 +77,7 @@ class UFuser(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def frozen(self) -> Self:
-        """Make the network ready for inference alone: kernels are merged once, and not again for every image.
+        """Make the network ready for inference alone: kernels are merged once, and memory is kept low.
 
         Returns:
             Itself, in evaluation mode and without gradients; later changes of its weights are not seen.
@@ -76,6 +85,8 @@ class UFuser(nn.Module):
         for module in self.modules():
             if isinstance(module, (ChannelAttention, GatedFeedForward)):
                 module.merged = module.merge().detach()
+            if isinstance(module, RestormerCNNBlock):
+                module.in_strips = module.local
         return self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -94,24 +105,20 @@ class UFuser(nn.Module):
         check_images(infrared, visible, stride=self.stride, min_size=self.min_size)
         features_infrared = _encode(infrared, self.encoder_infrared, self.down_infrared)
         features_visible = _encode(visible, self.encoder_visible, self.down_visible)
-        # Embedded here, not in the block, so that nothing holds on to features that have been used.
-        skips = [
-            block(_embed(block, torch.cat([features_infrared.pop(0), features_visible.pop(0)], 1)))
-            for block in self.fusion
-        ]
-        x = self.decoder[-1](_embed(self.decoder[-1], skips.pop()))
+        # Popped, so that nothing holds on to features that have been used.
+        skips = [block(features_infrared.pop(0), features_visible.pop(0)) for block in self.fusion]
+        x = self.decoder[-1](skips.pop())
         for up, block in zip(reversed(self.up), reversed(self.decoder[:-1]), strict=True):
-            x = block(_embed(block, torch.cat([F.relu_(up(x)), skips.pop()], 1)))
+            x = block(F.relu_(up(x)), skips.pop())
         # In bf16 the sigmoid's output near 1 would come in steps of a grey level; its input does not.
         logits = self.head(x)
         return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 class RestormerCNNBlock(nn.Module):
-    """A global and a local branch side by side, and a convolution that merges them.
+    """An embedding, a global and a local branch side by side, and a convolution that merges them.
 
-    Its ``embed`` comes first, (B, inputs, H, W) to (B, channels, H, W); whoever calls the block applies it. A branch of
-    depth 0 is absent, and the merge is as much narrower.
+    A branch of depth 0 is absent, and the merge is as much narrower.
     """
 
     def __init__(self, inputs: int, channels: int, depth: Depth, heads: int) -> None:
@@ -120,9 +127,19 @@ class RestormerCNNBlock(nn.Module):
         self.restormer = nn.Sequential(*(RestormerBlock(channels, heads) for _ in range(depth.restormer)))
         self.residual = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth.residual)))
         self.merge = _conv3x3(channels * sum(number > 0 for number in depth), channels)
+        # Every output depends on pixels this far: a convolution before and after, two for each block of a branch.
+        self.reach = 2 + 2 * max(depth)
+        self.local = channels <= heads or not depth.restormer  # nothing is scored, see ChannelAttention
+        self.in_strips = False
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Embedded features (B, channels, H, W) to the same; H, W >= 2."""
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Features in one or two tensors, together (B, inputs, H, W), to (B, channels, H, W); H, W >= 2."""
+        if self.in_strips and features[0].device.type == "cpu":
+            return _in_strips(self._at_once, features, self.reach)
+        return self._at_once(*features)
+
+    def _at_once(self, *features: torch.Tensor) -> torch.Tensor:
+        x = self.embed(torch.cat(features, 1))
         merged: torch.Tensor = self.merge(
             torch.cat([branch(x) for branch in (self.restormer, self.residual) if len(branch)], 1)
         )
@@ -225,8 +242,8 @@ class ChannelAttention(nn.Module):
     def _weights(self, query_key: torch.Tensor) -> torch.Tensor:
         """Softmax of the cosines between queries and keys: (B, 2 C, H W) to (B, heads, C / heads, C / heads)."""
         # One product holds all scalar products and, on its diagonal, all lengths; in float32, as sums over an image.
-        query_key = query_key.float()
-        products = query_key @ query_key.mT
+        parts = (query_key,) if self.merged is None else torch.split(query_key, PART, 2)
+        products = torch.stack([_gram(part.float()) for part in parts]).sum(0)
         inverse_length = products.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()
         cosines = products * inverse_length[:, :, None] * inverse_length[:, None, :]
         channels = query_key.shape[1] // 2
@@ -317,15 +334,26 @@ def branch_depths(config: UFuserConfig, channels: int) -> tuple[Depth, Depth]:
 
 def _encode(x: torch.Tensor, blocks: nn.ModuleList, downs: nn.ModuleList) -> list[torch.Tensor]:
     """Return the features at every scale, finest first."""
-    features = [blocks[0](_embed(blocks[0], x))]
+    features = [blocks[0](x)]
     for down, block in zip(downs, blocks[1:], strict=True):
-        features.append(block(_embed(block, down(features[-1]))))
+        features.append(block(down(features[-1])))
     return features
 
 
-def _embed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    embedded: torch.Tensor = block.get_submodule("embed")(x)
-    return embedded
+def _gram(x: torch.Tensor) -> torch.Tensor:
+    return x @ x.mT
+
+
+def _in_strips(block: Callable[..., torch.Tensor], features: tuple[torch.Tensor, ...], reach: int) -> torch.Tensor:
+    """Apply a block to strips of rows, each with as many rows around it as an output depends on."""
+    height, width = features[0].shape[-2:]
+    rows = math.ceil(height / math.ceil(height * width / STRIP))
+    strips = []
+    for top in range(0, height, rows):
+        first, last = max(0, top - reach), min(height, top + rows + reach)
+        strip = block(*(feature[..., first:last, :] for feature in features))
+        strips.append(strip[..., top - first : top - first + rows, :])
+    return torch.cat(strips, 2)
 
 
 def _conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:

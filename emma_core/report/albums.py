@@ -10,7 +10,7 @@ from emma_core.errors import EmmaError
 from emma_core.images import encode_preview, read_image
 from emma_core.pictures import INDEX, PICTURES, TaskPicture, read_index
 from emma_core.report.gallery import LONGER_SIDE, data_uri
-from emma_core.report.parts import plain
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from emma_core.datasets import declared
 from emma_core.report.paper import ABLATION, PAPER_RECIPE, PaperTable, paper_table
-from emma_core.report.parts import Cell, Published, TableRow, plain
+from emma_core.report.parts import Cell, Published, TableRow
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ def _differs(paper: PaperTable, ours: Result) -> list[str]:
     notes = []
     if paper.split and paper.split != ours.split:
         notes.append(f"Not the paper's split: ours is {plain(ours.split)}.")
-    if paper.images is not None and paper.images != ours.count:
+    if paper.images is None:
+        notes.append(f"Perhaps not the same images: ours are {ours.count}, the paper's are on no list.")
+    elif paper.images != ours.count:
         notes.append(f"Not the same images: ours are {ours.count}, the paper's {paper.images}.")
     if recipe_name(ours.recipe) not in {"", PAPER_RECIPE}:
         notes.append(f"Not the paper's recipe: ours is {recipe_name(ours.recipe)}.")

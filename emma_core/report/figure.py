@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from emma_core.report.paper import METHOD
-from emma_core.report.parts import Cell, arrow, cell_text, plain, source_labels, unqualified
+from emma_core.report.parts import Cell, arrow, cell_text, source_labels, unqualified
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,17 +90,21 @@ class Difference:
     """One line of a forest plot.
 
     Attributes:
-        name: e.g. ``EMMA - VI``.
+        row: e.g. ``EMMA``.
+        against: the row that is taken from it, e.g. ``VI``.
         kind: whether the interval is on the better or the worse side of zero, or holds it.
         text: the difference as printed.
+        interval: its interval, likewise.
         at: its place on the track, 0..100 %.
         low: where its interval begins, 0..100 %.
         width: length of the interval, % of the track.
     """
 
-    name: str
+    row: str
+    against: str
     kind: Literal["better", "worse", "unsure"]
     text: str
+    interval: str
     at: float
     low: float
     width: float
@@ -141,7 +146,7 @@ def forests_of(table: Table) -> list[Forest]:
     """Draw the differences between rows that have an interval, a forest plot a column."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in table.comparisons:
-        if all(map(math.isfinite, (comparison.difference, comparison.low, comparison.high))):
+        if comparison.defined:
             groups.setdefault((comparison.column, comparison.unit), []).append(comparison)
     columns = {column.name: column for column in table.columns}
     return [_forest(columns.get(plain(name)), members) for (name, _), members in groups.items()]
@@ -222,6 +227,6 @@ def _difference(comparison: Comparison, limits: tuple[float, float], *, higher: 
     kind: Literal["better", "worse", "unsure"] = "unsure"
     if comparison.sure:
         kind = "better" if (comparison.low > 0) == higher else "worse"
-    name = f"{plain(comparison.row)} \N{MINUS SIGN} {plain(comparison.against)}"
-    text = f"{comparison.difference:+.{comparison.digits}f}"
-    return Difference(name, kind, text, round(at, 2), round(low, 2), round(high - low, 2))
+    names = plain(comparison.row), plain(comparison.against)
+    text, *ends = comparison.texts
+    return Difference(*names, kind, text, " to ".join(ends), round(at, 2), round(low, 2), round(high - low, 2))

@@ -1,33 +1,35 @@
-"""A table as Markdown, CSV, LaTeX (booktabs) or text in a terminal."""
+"""A table as Markdown, CSV or LaTeX (booktabs, and longtable where there are many differences)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import posixpath
-import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from emma_core.report.beside import recipe_name
-from emma_core.report.paper import METHOD, paper_source
-from emma_core.report.parts import Cell, Table, TableRow, arrow, cell_text, plain
+from emma_core.report.paper import METHOD
+from emma_core.report.parts import Cell, Table, TableRow, cell_text
+from emma_core.report.words import (
+    about,
+    common_folder,
+    ends_group,
+    headings,
+    read_from,
+    recipe_text,
+    sentences,
+    side_notes,
+)
+from emma_core.text import plain, spreadsheet_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from rich.table import Table as ConsoleTable
-    from rich.text import Text
+    from collections.abc import Iterable, Sequence
 
     from emma_core.comparisons import Comparison
     from emma_core.results import Column
 
 _SENTENCES = 4  # that a README has room for under a table
 _IN_WORDS = 12  # more differences than these are easier to read as a table
-_HASH = re.compile("[0-9a-f]{12,64}")  # whole, or cut
-
-LEGEND = "Best and second best of our rows are marked; arrows point to better."
+_LATEX_HEAD = "% needs \\usepackage{booktabs} and \\usepackage{longtable}\n"
 
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -38,6 +40,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
 }
@@ -55,11 +58,12 @@ def to_markdown(table: Table) -> str:
     if len(table.comparisons) > _IN_WORDS:
         notes = [*_difference_lines(table.comparisons), "", *notes]
     else:
-        notes = [*(f"- {_escape(text, _MARKDOWN)}" for text in sentences(table)), *notes]
+        notes = [*(f"- {_escape(text, _MARKDOWN)}" for text in sentences(table.comparisons)), *notes]
+    files = [f"- {_escape(text, _MARKDOWN)}" for text in [read_from(table)] if text]
     heading = f"### {_escape(table.heading, _MARKDOWN)}"
     lines = _markdown_lines(table, [*_our_rows(table), *_paper_rows(table)])
-    key = ["**Best** and *second best* of our rows.", *(_escape(text, _MARKDOWN) for text in _about(table))]
-    return "\n".join([heading, "", *lines, "", " ".join(key), "", *notes]) + "\n"
+    key = ["**Best** and *second best* of our rows.", *(_escape(text, _MARKDOWN) for text in about(table))]
+    return "\n".join([heading, "", *lines, "", " ".join(key), "", *notes, *files]) + "\n"
 
 
 def to_short_markdown(table: Table, folder: str) -> str:
@@ -73,27 +77,30 @@ def to_short_markdown(table: Table, folder: str) -> str:
     ours, paper = _our_rows(table), [line for line in _paper_rows(table) if line[1].name in names]
     # Few are shown: first what is said of the method that this is about.
     ordered = sorted(table.comparisons, key=lambda comparison: not comparison.row.startswith(METHOD))
-    said = sentences(replace(table, comparisons=tuple(ordered)))
+    said = sentences(ordered)
     more = [f"And {len(said) - _SENTENCES} more, in the files."] if len(said) > _SENTENCES else []
     bullets = [f"- {_escape(text, _MARKDOWN)}" for text in [*said[:_SENTENCES], *more]]
-    notes = _escape(" ".join([*_about(table), *side_notes(table)]), _MARKDOWN)
+    notes = _escape(" ".join([*about(table), *side_notes(table)]), _MARKDOWN)
     place = f"Files: `{folder}/{common_folder(table.files)}`"
     heading = f"**{_escape(table.heading, _MARKDOWN)}**"
     text = [heading, "", *_markdown_lines(table, ours + paper), "", *bullets, *([""] if bullets else []), notes, place]
     return "\n".join(text) + "\n"
 
 
-def common_folder(files: Sequence[str]) -> str:
-    """Return the deepest folder that holds all files, as a path with slashes."""
-    return posixpath.commonpath([posixpath.dirname(file) for file in files])
+def latex_file(tables: Iterable[Table]) -> str:
+    """Render tables as one file to be read by LaTeX; its head names the packages that they need."""
+    return "\n".join([_LATEX_HEAD, *map(to_latex, tables)])
 
 
 def to_latex(table: Table) -> str:
-    """Render a table for LaTeX with the package booktabs: best in bold, second best underlined."""
-    headings = ["", *_headings(table)]
-    head = " & ".join(_escape(text, _LATEX) for text in headings)
+    """Render a table for LaTeX: best in bold, second best underlined.
+
+    Differences stand behind the float, which cannot be longer than a page: few as sentences, many as a longtable.
+    """
+    head = " & ".join(_escape(text, _LATEX) for text in ["", *headings(table)])
+    notes = _escape(" ".join([*about(table), *side_notes(table)]), _LATEX)
     lines = [
-        "% needs \\usepackage{booktabs}",
+        f"% {read_from(table)}".rstrip("% "),
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{_escape(table.heading, _LATEX)}}}",
@@ -104,10 +111,11 @@ def to_latex(table: Table) -> str:
         *_latex_body(table),
         "\\bottomrule",
         "\\end{tabular}",
-        *(f"\\par\\footnotesize {_escape(note, _LATEX)}" for note in [*_about(table), *all_notes(table)]),
+        f"\\par\\footnotesize {notes}" if notes else "",
         "\\end{table}",
+        *_latex_differences(table),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(filter(None, lines)) + "\n"
 
 
 def to_csv(tables: Iterable[Table]) -> str:
@@ -121,106 +129,13 @@ def to_csv(tables: Iterable[Table]) -> str:
     heads += ["row", "source", "seeds"]
     heads += [name for figure in figures for name in (figure, f"{figure} deviation", f"{figure} over images")]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, [*heads, "files"], restval="", lineterminator="\n")
-    writer.writerow({name: _csv_text(name) for name in writer.fieldnames})
+    writer = csv.DictWriter(stream, [*heads, "files", "comparisons"], restval="", lineterminator="\n")
+    writer.writerow({name: spreadsheet_cell(name) for name in writer.fieldnames})
     for table in tables:
         writer.writerows(_csv_row(table, row, "ours") for row in table.rows)
         for published in table.published:
             writer.writerows(_csv_row(table, row, published.paper.title) for row in published.rows)
     return stream.getvalue()
-
-
-def to_console(table: Table) -> ConsoleTable:
-    """Render a table for a terminal: best in bold, second best underlined, the paper's rows dim."""
-    from rich import box
-    from rich.table import Table as ConsoleTable
-    from rich.text import Text
-
-    caption = Text("\n".join([LEGEND, *_units(table), *made_with(table), *all_notes(table)]), style="dim")
-    console = ConsoleTable(
-        title=Text(table.heading), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    console.padding = (0, 1, 0, 0)  # this, and units below, so that ten columns fit into 80 characters
-    console.add_column("", no_wrap=True)
-    for index, column in enumerate(table.columns):
-        longest = max(len(f"{row.cells[index].value:.{column.digits}f}") for row in table.rows)
-        heading = Text(f"{column.name} {arrow(column)}")
-        console.add_column(heading, justify="right", overflow="fold", min_width=longest)
-    for row in table.rows:
-        console.add_row(*_console_row(row, table.columns), end_section=_ends_group(table, row))
-    for published in table.published:
-        console.add_row(Text(f"{published.paper.title}:", style="dim italic"))
-        for row in published.rows:
-            cells = [Text(cell_text(cell, published.paper.digits)) for cell in row.cells]
-            console.add_row(Text(row.name), *cells, style="dim")
-    return console
-
-
-def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """Spell what all rows of a table were made with; a SHA-256 is cut, ``result.json`` has all of it."""
-    values = {key: re.sub("[0-9a-f]{64}", lambda found: found[0][:12], str(value)) for key, value in recipe.items()}
-    return ", ".join(plain(f"{key} {value}") for key, value in values.items())
-
-
-def made_with(table: Table) -> list[str]:
-    """Say what was run, in sentences: the recipe, less what is nothing but a hash, and the seeds."""
-    name = recipe_name(table.recipe)
-    values = {key: value for key, value in table.recipe.items() if not _HASH.fullmatch(str(value))}
-    details = recipe_text({key: value for key, value in values.items() if plain(str(value)) != name})
-    seeds = sorted({seed for row in table.rows for seed in row.seeds})
-    said = [f"Recipe: {', '.join(filter(None, (name, details)))}."] if name or details else []
-    return [*said, f"Seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}."] if seeds else said
-
-
-def all_notes(table: Table) -> list[str]:
-    """List what is said under a table: differences with their intervals, then notes, those on the paper last."""
-    return [*sentences(table), *side_notes(table)]
-
-
-def sentences(table: Table) -> list[str]:
-    """List the differences between rows, each as a sentence."""
-    return [plain(comparison.sentence()) for comparison in table.comparisons]
-
-
-def side_notes(table: Table) -> list[str]:
-    """List the notes of a table, those on the paper's rows last."""
-    notes = list(table.notes)
-    for published in table.published:
-        notes += [f"Paper: {published.paper.title} of {paper_source()}.", *published.notes]
-    return notes
-
-
-def _units(table: Table) -> list[str]:
-    """Name the units of the columns in a line, if there are any."""
-    units: dict[str, list[str]] = {}
-    for column in table.columns:
-        if column.unit:
-            units.setdefault(plain(column.unit), []).append(column.name)
-    named = ["Units: " + "; ".join(f"{', '.join(names)} {unit}" for unit, names in units.items())]
-    return _common_unit(table) or named[: len(units)]
-
-
-def _common_unit(table: Table) -> list[str]:
-    """Name the unit that several columns share in a sentence, which their headings then need not repeat."""
-    units = {plain(column.unit) for column in table.columns}
-    return [f"All figures in {units.pop()}."] if len(table.columns) > 1 and len(units) == 1 and units != {""} else []
-
-
-def _about(table: Table) -> list[str]:
-    """Say what holds for a whole table: the unit, and what was run."""
-    return [*_common_unit(table), *made_with(table)]
-
-
-def _ends_group(table: Table, row: TableRow) -> bool:
-    """Tell whether a row is the last of the baselines, or of ours."""
-    following = table.rows[table.rows.index(row) + 1 :]
-    return not following or row.baseline != following[0].baseline
-
-
-def _headings(table: Table) -> list[str]:
-    common = _common_unit(table)
-    units = ["" if common or not column.unit else f" [{plain(column.unit)}]" for column in table.columns]
-    return [f"{column.name}{unit} {arrow(column)}" for column, unit in zip(table.columns, units, strict=True)]
 
 
 _Line = tuple[str, TableRow, list[int]]
@@ -246,7 +161,7 @@ def _paper_rows(table: Table) -> list[_Line]:
 
 def _markdown_lines(table: Table, rows: Sequence[_Line]) -> list[str]:
     lines = [
-        _row_line(["", *_headings(table)], _MARKDOWN),
+        _row_line(["", *headings(table)], _MARKDOWN),
         "|" + "|".join([":--", *("--:" for _ in table.columns)]) + "|",
     ]
     for name, row, digits in rows:
@@ -274,10 +189,9 @@ def _difference_lines(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _difference(comparison: Comparison) -> str:
-    ends = comparison.difference, comparison.low, comparison.high
-    if not all(map(math.isfinite, ends)):
+    if not comparison.defined:
         return "-"
-    value, low, high = (f"{end:+.{comparison.digits}f}" for end in ends)
+    value, low, high = comparison.texts
     mark = "**" if comparison.sure else ""
     return f"{mark}{value}{mark} ({low} to {high})"
 
@@ -294,9 +208,8 @@ def _latex_body(table: Table) -> list[str]:
     lines = []
     for row in table.rows:
         cells = [_latex_cell(cell, column.digits) for cell, column in zip(row.cells, table.columns, strict=True)]
-        guard = "{}" if row.name.startswith(("[", "*")) else ""  # the line break before would take them for its own
-        lines.append(" & ".join([guard + _escape(row.name, _LATEX), *cells]) + " \\\\")
-        if _ends_group(table, row) and (row is not table.rows[-1] or table.published):
+        lines.append(" & ".join([_begin(row.name), *cells]) + " \\\\")
+        if ends_group(table, row) and (row is not table.rows[-1] or table.published):
             lines.append("\\midrule")
     for name, row, digits in _paper_rows(table):
         cells = [_latex_cell(cell, places) for cell, places in zip(row.cells, digits, strict=True)]
@@ -304,21 +217,42 @@ def _latex_body(table: Table) -> list[str]:
     return lines
 
 
+def _begin(name: str) -> str:
+    """Spell what begins a line, or an item: the command before would take a bracket or a star for its own."""
+    return "{}" * name.startswith(("[", "*")) + _escape(name, _LATEX)
+
+
+def _latex_differences(table: Table) -> list[str]:
+    if len(table.comparisons) > _IN_WORDS:
+        return _longtable(table)
+    said = [f"\\item {_begin(text)}" for text in sentences(table.comparisons)]
+    return ["\\begin{itemize}", "\\footnotesize", *said, "\\end{itemize}"] if said else []
+
+
+def _longtable(table: Table) -> list[str]:
+    """Write differences as a table that breaks over pages: a line each, as eight intervals are wider than a page."""
+    title = f"{table.heading}: differences on the same images. Bold where the interval leaves out zero."
+    head = ["\\toprule", " & & Difference & 95\\,\\% from & to \\\\", "\\midrule"]
+    lines = ["\\begin{longtable}{llrrr}", f"\\caption{{{_escape(title, _LATEX)}}} \\\\", *head, "\\endfirsthead"]
+    lines += [*head, "\\endhead", "\\bottomrule", "\\endfoot"]
+    for each in table.comparisons:
+        unit = f" [{each.unit}]" if each.unit else ""
+        name, figure = _begin(f"{each.row} \N{MINUS SIGN} {each.against}"), _escape(f"{each.column}{unit}", _LATEX)
+        lines.append(" & ".join([name, figure, *_latex_interval(each)]) + " \\\\")
+    return [*lines, "\\end{longtable}"]
+
+
+def _latex_interval(comparison: Comparison) -> list[str]:
+    if not comparison.defined:
+        return ["-"] * 3
+    value, low, high = comparison.texts
+    return [f"$\\mathbf{{{value}}}$" if comparison.sure else f"${value}$", f"${low}$", f"${high}$"]
+
+
 def _latex_cell(cell: Cell, digits: int) -> str:
     text = _escape(cell_text(cell, digits), _LATEX)
     command = {"best": "\\textbf", "second": "\\underline", "": ""}[cell.mark]
     return f"{command}{{{text}}}" if command else text
-
-
-def _console_row(row: TableRow, columns: Sequence[Column]) -> list[Text]:
-    from rich.text import Text
-
-    styles = {"best": "bold", "second": "underline", "": ""}
-    cells = zip(row.cells, columns, strict=True)
-    return [
-        Text(row.name),
-        *(Text(cell_text(cell, column.digits), style=styles[cell.mark]) for cell, column in cells),
-    ]
 
 
 def _csv_row(table: Table, row: TableRow, source: str) -> dict[str, str]:
@@ -335,8 +269,9 @@ def _csv_row(table: Table, row: TableRow, source: str) -> dict[str, str]:
         "source": source,
         "seeds": " ".join(str(seed) for seed in row.seeds),
         "files": " ".join(row.files),
+        "comparisons": " ".join(table.compared_in) if source == "ours" else "",
     }
-    line = {name: _csv_text(text) for name, text in line.items()}
+    line = {name: spreadsheet_cell(text) for name, text in line.items()}
     for column, cell in zip(table.columns, row.cells, strict=True):
         name = _csv_heading(column)
         spreads = {f"{name} deviation": cell.deviation, f"{name} over images": cell.spread}
@@ -350,12 +285,6 @@ def _csv_heading(column: Column) -> str:
 
 def _csv_number(value: float) -> str:
     return repr(float(value)) if math.isfinite(value) else ""
-
-
-def _csv_text(text: str) -> str:
-    """Keep a spreadsheet from reading a name as a formula."""
-    text = plain(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _row_line(texts: Sequence[str], signs: dict[str, str]) -> str:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from emma_core.datasets import declared
 from emma_core.errors import EmmaError, ImageError
 from emma_core.images import encode_preview, read_image
 from emma_core.manifest import MANIFEST, Manifest, Row, file_sha256, read_manifest
-from emma_core.report.parts import plain
+from emma_core.report.parts import source_labels
 from emma_core.report.tables import dataset_order, row_order
 from emma_core.results import NAIVE_ROWS
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from emma_core.images import FloatImage
@@ -165,13 +165,9 @@ def _source(manifests: dict[Path, Manifest], key: str, side: Literal["infrared",
 
 def _labels(dataset: str, split: str) -> tuple[str, str]:
     """Name the two sides; a split like ``MRI-CT`` tells what its other side is."""
-    spec = declared(dataset)
-    if spec is None:
-        return "IR", "VI"
-    modalities = split.split("-")
-    if spec.visible_label in modalities[:1] and modalities[1:]:
-        return "-".join(modalities[1:]), spec.visible_label
-    return spec.infrared_label, spec.visible_label
+    infrared, visible = source_labels(dataset)
+    first, _, rest = split.partition("-")
+    return (rest if first == visible and rest else infrared), visible
 
 
 def _picture(name: str, kind: Kind, path: Path, sha256: str) -> Picture:

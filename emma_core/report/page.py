@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -21,17 +22,22 @@ from emma_core.errors import ResultError
 from emma_core.images import write_atomic
 from emma_core.report.albums import Album, collect_albums
 from emma_core.report.figure import forests_of, plot_of
-from emma_core.report.formats import made_with, recipe_text, sentences, side_notes, to_csv, to_latex, to_markdown
+from emma_core.report.formats import latex_file, to_csv, to_markdown
 from emma_core.report.gallery import Gallery, collect_galleries
 from emma_core.report.missing import Missing, missing_tables
-from emma_core.report.parts import Table, arrow, cell_text, plain, spread_text
+from emma_core.report.parts import Table, arrow, cell_text, spread_text
 from emma_core.report.tables import collect_tables, dataset_order
+from emma_core.report.words import made_with, recipe_text, side_notes, told, untold
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from jinja2 import Template
+
+
+_LONG_WORD = 14  # characters; a longer one is broken on paper
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class ReportPaths:
         html: the page.
         markdown: its tables.
         csv: likewise, in full precision.
-        latex: likewise, for the package booktabs.
+        latex: likewise, for the packages booktabs and longtable.
         warnings: a line for everything that could not be shown.
     """
 
@@ -107,7 +113,7 @@ def write_report(runs: Path, out: Path | None = None) -> ReportPaths:
         paths.html: render_page(contents, link_base=_link_base(runs, folder)),
         paths.markdown: _markdown(contents),
         paths.csv: to_csv(contents.tables),
-        paths.latex: "\n".join(to_latex(table) for table in contents.tables),
+        paths.latex: latex_file(contents.tables),
     }
     for path, text in texts.items():
         write_atomic(path, text.encode())
@@ -128,7 +134,7 @@ def collect_contents(runs: Path) -> Contents:
     )
 
 
-def render_page(contents: Contents, *, link_base: str = "..") -> str:
+def render_page(contents: Contents, *, link_base: str) -> str:
     """Render the page.
 
     Args:
@@ -192,6 +198,31 @@ def _environments(tables: Sequence[Table]) -> list[tuple[list[tuple[str, str]], 
     return [(list(record), list(used)) for record, used in found.items() if record]
 
 
+def _deviations(table: Table) -> str:
+    """Say what the small figures below are of, where they are over images; a note says which are over seeds."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    if not any(math.isfinite(cell.spread) for cell in cells):
+        return ""
+    whose = " of one run" if any(math.isfinite(cell.deviation) for cell in cells) else ""
+    return f"Small, under a figure{whose}: its standard deviation over the images."
+
+
+def _signs_across(table: Table) -> int:
+    """Count the characters that stand side by side in a table whose headings are broken between words.
+
+    The style sheet makes the print of a table on paper as small as it takes to fit so many.
+    """
+    columns = [[row.name for row in table.rows]]
+    for index, column in enumerate(table.columns):
+        figures = [cell_text(row.cells[index], column.digits).replace("± ", "±") for row in table.rows]
+        columns.append([column.name, column.unit, *figures])
+    return sum(1 + min(_LONG_WORD, _longest_word(" ".join(texts))) for texts in columns)
+
+
+def _longest_word(text: str) -> int:
+    return max((len(word) for word in text.split()), default=0)
+
+
 def _seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
@@ -226,11 +257,14 @@ def _template() -> Template:
         "cell_text": cell_text,
         "plot_of": plot_of,
         "forests_of": forests_of,
-        "sentences_of": sentences,
+        "told": told,
+        "untold": untold,
         "notes_of": side_notes,
         "recipe_of": recipe_text,
         "made_with": made_with,
         "spread_text": spread_text,
+        "deviations": _deviations,
+        "signs_across": _signs_across,
         "seconds": _seconds,
     }
     environment.globals.update(helpers)

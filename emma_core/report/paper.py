@@ -20,7 +20,6 @@ METHOD = "EMMA"
 ABLATION = "ablation"
 """In place of a task: Table 2, which stands beside fused images of networks that lack a part."""
 
-
 PAPER_RECIPE = "paper"
 """How every task calls the recipe that follows the paper."""
 

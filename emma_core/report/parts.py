@@ -1,6 +1,7 @@
 """What a table is made of, and how a figure is spelled: our rows, the paper's, notes and differences.
 
-:mod:`emma_core.report.tables` makes tables out of results; :mod:`emma_core.report.formats` prints them.
+:mod:`emma_core.report.tables` makes tables out of results; :mod:`emma_core.report.formats` and
+:mod:`emma_core.report.console` print them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from emma_core.datasets import declared
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table as ConsoleTable
@@ -92,6 +94,7 @@ class Table:
         published: the paper's rows, where it has some for this part of the data set.
         notes: sentences a reader needs beside the figures.
         comparisons: differences between its rows with their intervals, as the task wrote them.
+        compared_in: the ``comparisons.json`` that holds them, relative to the folder of runs.
     """
 
     key: tuple[str, str, str, str]
@@ -104,6 +107,7 @@ class Table:
     published: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    compared_in: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -113,7 +117,12 @@ class Table:
     @property
     def heading(self) -> str:
         """Title, data set, split and count in one line."""
-        return f"{self.title}: {self.dataset} {self.split}, {self.count} image{'' if self.count == 1 else 's'}"
+        return f"{self.title}: {self.dataset} {self.split}, {self.images}"
+
+    @property
+    def images(self) -> str:
+        """Their number, in words."""
+        return counted(self.count, "image")
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -130,23 +139,21 @@ class Table:
         """What all rows were made with."""
         return self.results[0].recipe
 
-    def to_markdown(self) -> str:
-        """Render it for GitHub and other Markdown readers."""
-        from emma_core.report.formats import to_markdown
-
-        return to_markdown(self)
-
-    def to_latex(self) -> str:
-        """Render it for LaTeX with the package booktabs."""
-        from emma_core.report.formats import to_latex
-
-        return to_latex(self)
-
     def to_console(self) -> ConsoleTable:
         """Render it for ``rich.console.Console.print``."""
-        from emma_core.report.formats import to_console
+        from emma_core.report.console import to_console
 
         return to_console(self)
+
+    def print(self) -> None:
+        """Print it, wider than the terminal rather than with a figure cut; in a file or a pipe no heading is either."""
+        from rich.console import Console
+        from rich.measure import Measurement
+
+        shown, console = self.to_console(), Console()
+        needed = Measurement.get(console, console.options.update(max_width=10_000), shown)
+        least = needed.minimum if console.is_terminal else needed.maximum
+        Console(width=max(console.width, least)).print(shown)
 
 
 def source_labels(dataset: str) -> tuple[str, str]:
@@ -160,20 +167,14 @@ def unqualified(row: str) -> str:
     return row.partition(" (")[0]
 
 
-def plain(text: str) -> str:
-    """Return text as one line of printable characters: names of files and data sets are anybody's."""
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-
-
 def arrow(column: Column) -> str:
     """Return the sign of the better direction."""
     return "↑" if column.higher_is_better else "↓"
 
 
 def spread_text(cell: Cell, digits: int) -> str:
-    """Return how far the images lie apart in a figure, ``± 0.42 over images``; empty where that is not known."""
-    return f"± {cell.spread:.{digits}f} over images" if math.isfinite(cell.spread) else ""
+    """Return how far the images lie apart in a figure, ``± 0.42``; empty where that is not known."""
+    return f"± {cell.spread:.{digits}f}" if math.isfinite(cell.spread) else ""
 
 
 def cell_text(cell: Cell, digits: int) -> str:

@@ -1,7 +1,8 @@
 """Tables out of ``result.json`` files: our rows beside the paper's, one data set, split and recipe a table.
 
 Figures are taken as the tasks wrote them; the only arithmetic here is the mean and deviation over the seeds
-of a row. How a table looks on paper or in a terminal is :mod:`emma_core.report.formats`.
+of a row. How a table looks on paper or in a terminal is :mod:`emma_core.report.formats`
+or :mod:`emma_core.report.console`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from emma_core.errors import ResultError
 from emma_core.report.beside import published_beside
 from emma_core.report.missing import commands_text, needed_rows
 from emma_core.report.notes import fused_since, notes_of
-from emma_core.report.parts import Cell, Table, TableRow, plain, source_labels, unqualified
+from emma_core.report.parts import Cell, Table, TableRow, source_labels, unqualified
 from emma_core.results import find_results, read_result
+from emma_core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,23 @@ if TYPE_CHECKING:
 
 
 def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
-    """Read every ``result.json`` below a folder of runs, put together what may be compared, and add what tasks said.
+    """Read the tables below a folder of runs, and add what is known only there.
+
+    That is what tasks said of differences, which images were replaced since, and which rows were not run.
+
+    Args:
+        runs: the folder of all runs.
+
+    Returns:
+        The tables, by data set, split and task; and a line for each file that could not be used.
+    """
+    tables, warnings = read_tables(runs)
+    said, lost = _read_comparisons(runs)
+    return [_completed(table, runs, said) for table in tables], warnings + lost
+
+
+def read_tables(runs: Path) -> tuple[list[Table], list[str]]:
+    """Read every ``result.json`` below a folder of runs, and put together what may be compared.
 
     Args:
         runs: the folder of all runs.
@@ -51,8 +69,7 @@ def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
         if twin[1] != file:
             warnings.append(plain(f"{path}: left out, {twin[1]} is the same row of the same table"))
     tables = [table_of(*zip(*group.values(), strict=True)) for group in groups.values()]
-    said, lost = _read_comparisons(runs)
-    return [_completed(table, runs, said) for table in sorted(tables, key=_table_order)], warnings + lost
+    return sorted(tables, key=_table_order), warnings
 
 
 def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
@@ -148,11 +165,13 @@ def _marks(values: Sequence[float], column: Column) -> list[Mark]:
 def _completed(table: Table, runs: Path, said: Sequence[tuple[str, Comparison]]) -> Table:
     """Add what is known of a table only among all runs: differences, fresher images, rows that were not run."""
     lacking, advice = _not_run(table)
+    known = _about(table, said)
     return replace(
         table,
         rows=tuple(sorted((*table.rows, *lacking), key=lambda row: _order(row, table.dataset))),
         notes=(*table.notes, *fused_since(table.rows, runs), *advice),
-        comparisons=_about(table, said),
+        comparisons=tuple(comparison for _, comparison in known),
+        compared_in=tuple(dict.fromkeys(file for file, _ in known)),
     )
 
 
@@ -175,28 +194,28 @@ def _order(row: TableRow, dataset: str) -> tuple[bool, int, bool, str]:
 
 
 def _read_comparisons(runs: Path) -> tuple[list[tuple[str, Comparison]], list[str]]:
-    """Read what tasks compared, each with its folder relative to that of all runs; and a line for each bad file."""
+    """Read what tasks compared, each with its file relative to the folder of runs; and a line for each bad file."""
     found: list[tuple[str, Comparison]] = []
     warnings: list[str] = []
     for path in sorted(runs.glob(f"**/{COMPARISONS}")):
-        folder = path.parent.relative_to(runs).as_posix()
+        file = path.relative_to(runs).as_posix()
         try:
-            found += [(folder, comparison) for comparison in read_comparisons(path)]
+            found += [(file, comparison) for comparison in read_comparisons(path)]
         except ResultError as error:
             warnings.append(plain(str(error)))
     return found, warnings
 
 
-def _about(table: Table, said: Sequence[tuple[str, Comparison]]) -> tuple[Comparison, ...]:
+def _about(table: Table, said: Sequence[tuple[str, Comparison]]) -> list[tuple[str, Comparison]]:
     """Keep what is about rows of this table; what was said of earlier results has another key."""
     names = {row.name for row in table.rows}
-    return tuple(
-        comparison
-        for folder, comparison in said
+    return [
+        (place, comparison)
+        for place, comparison in said
         if comparison.table_key == table.key
         and {plain(comparison.row), plain(comparison.against)} <= names
-        and any(file.startswith(f"{folder}/") for file in table.files)
-    )
+        and any(file.startswith(place.removesuffix(COMPARISONS)) for file in table.files)
+    ]
 
 
 def _table_order(table: Table) -> tuple[tuple[int, str], int, str, tuple[str, ...]]:

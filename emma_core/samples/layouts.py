@@ -14,6 +14,7 @@ from emma_core.images import write_atomic, write_image
 from emma_core.samples import SAMPLE_DATASETS
 from emma_core.samples.phantoms import MODALITIES, render_phantom
 from emma_core.samples.scenes import render_scene
+from emma_core.text import same_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +71,12 @@ _MSRS_WANTED = (
     ("person", "car", "guardrail", "bump", "curve", "bike", "color cone"),
     ("person", "car", "bump", "car stop", "guardrail", "curve"),
 )
+_MSRS_STREET = {"reach": 0.6, "running": 0.3, "common_grey": 0.09}
+"""Objects of some size, for small segmenters; mostly parked cars; and infrared as dark as that of MSRS, which leaves
+room in fused images for what visible light shows of a road at night."""
+
 _MSRS_DAYS = ("day", "overcast", "hot", "smoke", "mist")
-_MSRS_NIGHTS = ("night", "dark", "night", "night fog", "dark")
+_MSRS_NIGHTS = ("unlit", "night", "unlit", "night fog", "unlit")
 
 
 def write_datasets(
@@ -94,9 +99,8 @@ def write_datasets(
 
 
 def _known(name: str) -> str:
-    for known in SAMPLE_DATASETS:
-        if known.lower() == name.lower():
-            return known
+    if known := same_name(name, SAMPLE_DATASETS):
+        return known
     raise UsageError(f"No samples of {name!r} can be rendered; expected {', '.join(SAMPLE_DATASETS)}")
 
 
@@ -163,7 +167,7 @@ def _msrs(root: Path, pairs: int, seed: int, size: Size | None) -> tuple[Iterato
     def steps() -> Iterator[None]:
         for index in range(pairs):
             split, climate, wanted = _msrs_scene(index)
-            scene = render_scene(_seeds(seed, "MSRS", index), climate, wanted, size or _STREET)
+            scene = render_scene(_seeds(seed, "MSRS", index), climate, wanted, size or _STREET, **_MSRS_STREET)
             name = f"{index + 1:05d}{'N' if climate in _MSRS_NIGHTS else 'D'}.png"
             write_image(root / split / "ir" / name, scene.infrared)
             write_image(root / split / "vi" / name, scene.visible)

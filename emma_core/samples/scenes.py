@@ -2,7 +2,8 @@
 
 People and engines are warm: infrared shows them, and at night hardly anything else does. Lamps, signs, road paint,
 cones, rails and kerbs are as cold as the road: only visible light shows them. Fog and smoke stop visible light
-alone; on hot days the road is as warm as a body and people vanish from infrared.
+alone; on hot days the road is as warm as a body and people vanish from infrared. Where no lamp is lit under a clear
+night sky, the road mirrors the cold of the sky, and whatever stands on it stands out a little in infrared.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ CLIMATES: dict[str, Climate] = {
         Climate("mist", night=False, air=8, ground=9, fog=0.06),
         Climate("night", night=True, air=9, ground=11, beam=0.35, tint=(0.85, 1.05, 0.80)),
         Climate("dark", night=True, air=7, ground=8.5, beam=0.15, lamps=0.1, tint=(0.85, 1.05, 0.85)),
+        Climate(
+            "unlit", night=True, air=7, ground=8.5, beam=0.12, lamps=0.0, skyglow=0.1, chill=4, tint=(0.85, 1.05, 0.85)
+        ),
         Climate("rain", night=True, air=12, ground=13, wet=1.0, beam=0.3, fog=0.004, tint=(1.0, 0.95, 1.0)),
         Climate("night fog", night=True, air=8, ground=9, fog=0.035, beam=0.3, tint=(0.95, 0.95, 1.05)),
     )
@@ -100,6 +104,7 @@ def render_scene(
     size: tuple[int, int] = (240, 320),
     reach: float = 1.0,
     running: float = 0.6,
+    common_grey: float = 0.24,
 ) -> Scene:
     """Render one scene; equal arguments give equal scenes.
 
@@ -110,6 +115,7 @@ def render_scene(
         size: image height and width in pixels, at least 32 each.
         reach: below 1 everything is nearer, and so larger: depths fill this part of their (logarithmic) range.
         running: share of cars and trucks whose engine runs, 0 to 1; the others are cold.
+        common_grey: infrared level of the temperature that most of the scene has, in (0, 1).
 
     Returns:
         The first of a few attempts that shows every wanted kind, else the one that shows most of them.
@@ -129,14 +135,14 @@ def render_scene(
             break
     if best is None:
         raise RuntimeError("no attempt was made")
-    return _photograph(*best)
+    return _photograph(*best, common_grey)
 
 
-def _photograph(stage: Stage, owner: NDArray[np.int32]) -> Scene:
+def _photograph(stage: Stage, owner: NDArray[np.int32], common_grey: float) -> Scene:
     canvas, climate, rng = stage.canvas, stage.climate, stage.rng
     fields = sensors.look_up(canvas)
     return Scene(
-        infrared=sensors.infrared(canvas, fields, climate, rng),
+        infrared=sensors.infrared(canvas, fields, climate, rng, common_grey),
         visible=sensors.visible(canvas, fields, climate, rng),
         kinds=tuple(thing.kind for thing in canvas.things),
         owner=owner,

@@ -34,7 +34,6 @@ TEXTURES: dict[str, float] = {
 
 _TILE = 256  # texels a side
 _HORIZON_HAZE = 0.55
-_BASE = 0.24  # grey level of the temperature that most of the scene has
 _SPAN = 15.0  # kelvin from there to white, at least
 
 
@@ -122,7 +121,7 @@ def visible(canvas: Canvas, fields: Fields, climate: Climate, rng: np.random.Gen
     return _expose(scene, climate, rng)
 
 
-def infrared(canvas: Canvas, fields: Fields, climate: Climate, rng: np.random.Generator) -> Floats:
+def infrared(canvas: Canvas, fields: Fields, climate: Climate, rng: np.random.Generator, common_grey: float) -> Floats:
     """Photograph a scene in the thermal infrared.
 
     Args:
@@ -130,13 +129,14 @@ def infrared(canvas: Canvas, fields: Fields, climate: Climate, rng: np.random.Ge
         fields: the same, from :func:`look_up`.
         climate: heat and weather.
         rng: draws the faults of the sensor.
+        common_grey: level of the temperature that most of the scene has, in (0, 1).
 
     Returns:
         (H, W), float32 in [0, 1]; hot is bright, the gain is automatic.
     """
     heat = fields.temperature.copy()
     on_ground = _on_ground(fields)
-    heat -= 2.5 * climate.sun * on_ground * (canvas.cool.astype(np.float32) / 255)
+    heat -= on_ground * (climate.chill + 2.5 * climate.sun * (canvas.cool.astype(np.float32) / 255))
     facing = np.clip(fields.normal @ np.array(canvas.sun, np.float32), 0, None)
     upright = fields.scenery & (np.abs(fields.normal[..., 1]) < 0.5)
     heat += 5.0 * climate.sun * facing * (1 - fields.albedo[..., 1]) * upright
@@ -145,7 +145,7 @@ def infrared(canvas: Canvas, fields: Fields, climate: Climate, rng: np.random.Ge
     upward = np.clip(canvas.camera.rays()[1], 0, None)
     overhead = climate.air - 7 - (14 if climate.fog < 0.004 else 6) * (1 - np.exp(-5 * upward))
     heat = heat * (1 - fields.sky) + overhead * fields.sky
-    return _thermal_sensor(heat.astype(np.float32), rng)
+    return _thermal_sensor(heat.astype(np.float32), rng, common_grey)
 
 
 def _geometry(canvas: Canvas, parts: NDArray[np.int32]) -> tuple[Floats, Floats, Floats, Floats]:
@@ -245,7 +245,7 @@ def _daylight(canvas: Canvas, fields: Fields, climate: Climate) -> Floats:
 def _lamps(canvas: Canvas, fields: Fields, climate: Climate) -> Floats:
     """Illuminate by lamps, the own headlights and what little comes from a night sky."""
     lit = np.empty_like(fields.albedo)
-    lit[...] = np.array([0.0030, 0.0034, 0.0038], np.float32)
+    lit[...] = np.float32(climate.skyglow) * np.array([0.0030, 0.0034, 0.0038], np.float32)
     level = fields.normal[..., 1] > 0.7
     for lamp in canvas.lights:
         x, y, z = lamp.position
@@ -274,7 +274,7 @@ def _sky_light(canvas: Canvas, climate: Climate, rng: np.random.Generator) -> Fl
     across, upward = canvas.camera.rays()
     rise = np.clip(upward, 0, 1)[..., None]
     if climate.night:
-        glow = np.array([0.0010, 0.0011, 0.0013], np.float32) * np.exp(-4 * rise)
+        glow = np.float32(climate.skyglow) * np.array([0.0010, 0.0011, 0.0013], np.float32) * np.exp(-4 * rise)
         return np.broadcast_to(glow + np.float32(0.0002), (*canvas.camera.size, 3)).astype(np.float32)
     blue, pale = np.array([0.22, 0.42, 0.85], np.float32), np.array([0.85, 0.92, 1.0], np.float32)
     clear = pale * np.exp(-3.5 * rise) + blue * (1 - np.exp(-3.5 * rise))
@@ -347,7 +347,7 @@ def _expose(scene: Floats, climate: Climate, rng: np.random.Generator) -> Floats
     return np.asarray(np.clip(exposed, 0, 1) ** np.float32(1 / 2.2), np.float32)
 
 
-def _thermal_sensor(heat: Floats, rng: np.random.Generator) -> Floats:
+def _thermal_sensor(heat: Floats, rng: np.random.Generator, common_grey: float) -> Floats:
     """Blur, noise, column offsets and automatic gain: linear above the common temperature, compressed below."""
     height, width = heat.shape
     unit = max(width / 320, 1.0)
@@ -357,6 +357,6 @@ def _thermal_sensor(heat: Floats, rng: np.random.Generator) -> Floats:
     heat += 0.6 * (np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2 - 0.3)
     middle, hottest = np.percentile(heat[::2, ::2], [60, 99.7])
     above = (heat - middle) / max(float(hottest - middle), _SPAN)
-    bright = _BASE + (1 - _BASE) * above
-    dark = _BASE * np.exp(np.minimum(above, 0) * ((1 - _BASE) / _BASE))
+    bright = common_grey + (1 - common_grey) * above
+    dark = common_grey * np.exp(np.minimum(above, 0) * ((1 - common_grey) / common_grey))
     return np.asarray(np.clip(np.where(above > 0, bright, dark), 0, 1), np.float32)

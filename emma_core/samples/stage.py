@@ -33,6 +33,9 @@ class Climate:
         wet: how strongly the road mirrors lamps, 0 to 1.
         beam: strength of the own headlights, 0 to 1.
         lamps: probability that a pavement has street lamps.
+        skyglow: brightness of the night sky: 1 over a town, 0 for none.
+        chill: by how much the ground looks colder in infrared because it mirrors a clear night sky, kelvin; what stands
+            upright does not.
         tint: white balance, gains for red, green, blue.
     """
 
@@ -46,6 +49,8 @@ class Climate:
     wet: float = 0.0
     beam: float = 0.0
     lamps: float = 0.6
+    skyglow: float = 1.0
+    chill: float = 0.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 

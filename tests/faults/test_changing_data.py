@@ -9,22 +9,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from conftest import emma, random_image, tree, write_pairs
-from victims import TINY_DETECTOR, TINY_SEGMENTER
+from test_medical_scans import STORED, dicom, save
+from tiny import TINY_DETECTOR, TINY_SEGMENTER
+from victims import TINY_SENSING
 
 from emma_core.images import read_image, write_image
 from emma_core.results import find_results, read_result
 from emma_core.samples import write_samples
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def replace(file: Path) -> None:
@@ -60,7 +56,7 @@ def test_fuse_dataset_and_evaluate(tmp_path, change):
     root = write_pairs(tmp_path / "TNO", 4)
 
     def run(command: str, runs: str) -> int:
-        method = ("--method", "max") if command == "fuse-dataset" else ()
+        method = ("--method", "laplacian") if command == "fuse-dataset" else ()
         return emma(command, "TNO", "--root", root, "--runs", tmp_path / runs, *method).returncode
 
     assert (run("fuse-dataset", "again"), run("evaluate", "again")) == (0, 0)
@@ -73,26 +69,26 @@ def test_fuse_dataset_and_evaluate(tmp_path, change):
     states = [(run("fuse-dataset", runs), run("evaluate", runs)) for runs in ("again", "fresh")]
     assert states[0] == states[1] == ((1, 1) if "mate" in change else (0, 0))
     assert figures(tmp_path / "again") == figures(tmp_path / "fresh") != before
-    again, fresh = (
-        {name: data for name, data in tree(tmp_path / runs / "fused").items() if name.endswith(".png")}
-        for runs in ("again", "fresh")
-    )
-    assert fresh.items() <= again.items()
-    assert again.keys() - fresh.keys() <= {"TNO/max/all/001.png"}, "kept, because a later list may name it again"
+    assert tree(tmp_path / "again" / "fused") == tree(tmp_path / "fresh" / "fused"), "nor is anything left of before"
+
+
+def rendered(world: Path, dataset: str, count: int, size: tuple[int, int], configuration: str) -> Path:
+    """Render a data set for a task that trains, and write its configuration."""
+    write_samples(world, [dataset], count, size=size)
+    (world / "tiny.toml").write_text(configuration)
+    return world
 
 
 @pytest.fixture(scope="module")
 def detected(tmp_path_factory):
-    world = tmp_path_factory.mktemp("detect")
-    write_samples(world, ["M3FD"], 12, size=(96, 128))
-    (world / "tiny.toml").write_text(TINY_DETECTOR.replace("epochs = 8", "epochs = 1"))
+    world = rendered(tmp_path_factory.mktemp("detect"), "M3FD", 12, (96, 128), TINY_DETECTOR)
     assert detect(world).returncode == 0
     return world
 
 
 def detect(world: Path):
     options = ["--root", world / "M3FD", "--runs", world / "runs", "--config", world / "tiny.toml"]
-    return emma("detect", *options, "--ir", "--split", "thirds")
+    return emma("detect", *options, "--ir", "--split", "thirds", "--epochs", "1")
 
 
 def move_box(root: Path) -> None:
@@ -130,16 +126,14 @@ def test_detect_refuses(detected, tmp_path, change):
 
 @pytest.fixture(scope="module")
 def segmented(tmp_path_factory):
-    world = tmp_path_factory.mktemp("segment")
-    write_samples(world, ["MSRS"], 6, size=(64, 96))
-    (world / "tiny.toml").write_text(TINY_SEGMENTER.replace("epochs = 4", "epochs = 1"))
+    world = rendered(tmp_path_factory.mktemp("segment"), "MSRS", 6, (64, 96), TINY_SEGMENTER)
     assert segment(world).returncode == 0
     return world
 
 
 def segment(world: Path, runs: str = "runs"):
     options = ["--root", world / "MSRS", "--runs", world / runs, "--config", world / "tiny.toml"]
-    return emma("segment", "MSRS", *options, "--ir")
+    return emma("segment", "MSRS", *options, "--ir", "--epochs", "1")
 
 
 def erase(mask: Path) -> None:
@@ -175,3 +169,102 @@ def test_segment_scores_a_changed_test_image_again(segmented, tmp_path):
     replace(first(world / "MSRS", "test", "ir"))
     assert [segment(world, runs).returncode for runs in ("runs", "fresh")] == [0, 0]
     assert figures(world / "runs") == figures(world / "fresh") != figures(segmented / "runs")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A sensing network trained on three pairs and images that a teacher fused of them; a fourth is held out."""
+    world = tmp_path_factory.mktemp("train")
+    write_pairs(world, 4)
+    for number in range(4):
+        write_image(world / "fused" / f"{number:03d}.png", random_image(50 + number, (24, 32)))
+    (world / "tiny.toml").write_text(TINY_SENSING)
+    assert train(world).returncode == 0
+    return world
+
+
+def train(world: Path):
+    data = ["--data", f"mine={world / 'ir'},{world / 'vi'}", "--teacher", f"Theirs={world / 'fused'}"]
+    options = [*data, "--held-out", "1", "--config", world / "tiny.toml", "--steps", "2", "--out", world / "run"]
+    return emma("train", "sensing", "--modality", "ir", "--recipe", "quick", *options)
+
+
+TRAINED_CHANGES = {
+    "an infrared image replaced": lambda root: replace(root / "ir" / "000.png"),
+    "a visible image replaced": lambda root: replace(root / "vi" / "000.png"),
+    "a held-out image replaced": lambda root: replace(root / "ir" / "002.png"),
+    "a teacher's image replaced": lambda root: replace(root / "fused" / "000.png"),
+    "a pair renamed": lambda root: [
+        (root / side / "000.png").rename(root / side / "0000.png") for side in ("ir", "vi", "fused")
+    ],
+    "a pair removed": lambda root: [(root / side / "000.png").unlink() for side in ("ir", "vi")],
+}
+
+
+@pytest.mark.parametrize("change", TRAINED_CHANGES)
+def test_train_refuses(trained, tmp_path, change):
+    """A run has one data set from its first step to its last."""
+    world = shutil.copytree(trained, tmp_path / "world")
+    before = tree(world / "run")
+    TRAINED_CHANGES[change](world)
+    refused = train(world)
+    assert refused.returncode == 1, refused.stderr
+    said = refused.stderr.splitlines()[-1]
+    assert "belongs to a run with another configuration (the images changed" in said
+    assert tree(world / "run") == before
+
+
+def medical(world: Path, runs: str, *data: str | Path):
+    return emma("medical", *(data or ("--root", world / "Harvard", "--modality", "CT")), "--runs", world / runs)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """Two rendered heads, MRI and CT, as small images."""
+    world = tmp_path_factory.mktemp("medical")
+    write_samples(world, ["Harvard"], 4, 0)
+    for path in (world / "Harvard").rglob("*.png"):
+        write_image(path, read_image(path)[::4, ::4])
+    return world / "Harvard"
+
+
+def scans(root: Path, side: str) -> list[Path]:
+    return sorted((root / "Harvard" / "MRI-CT" / side).glob("*.png"))
+
+
+HEAD_CHANGES = {
+    "an MRI replaced": lambda root: replace(scans(root, "MRI")[0]),
+    "a CT replaced": lambda root: replace(scans(root, "CT")[0]),
+    "a pair removed": lambda root: [scans(root, side)[0].unlink() for side in ("MRI", "CT")],
+    "a pair added": lambda root: [
+        shutil.copy(scans(root, side)[0], scans(root, side)[0].with_name("99.png")) for side in ("MRI", "CT")
+    ],
+}
+
+
+@pytest.mark.parametrize("change", HEAD_CHANGES)
+def test_medical_fuses_and_scores_a_changed_scan_again(heads, tmp_path, change):
+    """It ends with what it would have made of the changed scans at first, and fuses no other scan again."""
+    shutil.copytree(heads, tmp_path / "Harvard")
+    assert medical(tmp_path, "again").returncode == 0
+    before = figures(tmp_path / "again")
+    kept = max((tmp_path / "again" / "fused").rglob("*.png"))
+    made = kept.stat().st_mtime_ns
+    HEAD_CHANGES[change](tmp_path)
+    assert [medical(tmp_path, runs).returncode for runs in ("again", "fresh")] == [0, 0]
+    assert figures(tmp_path / "again") == figures(tmp_path / "fresh") != before
+    assert tree(tmp_path / "again" / "fused") == tree(tmp_path / "fresh" / "fused")
+    assert kept.stat().st_mtime_ns == made
+
+
+def test_medical_converts_a_changed_dicom_file_again(tmp_path):
+    """The images that scans become are in the folder of the runs, so an old one could stand for a new scan."""
+    for side, shift in (("mri", 0), ("ct", 9)):
+        (tmp_path / side).mkdir()
+        save(tmp_path / side / "0.dcm", dicom(np.roll(STORED, shift)))
+    data = ("--mri", tmp_path / "mri", "--other", tmp_path / "ct", "--modality", "CT")
+    assert medical(tmp_path, "again", *data).returncode == 0
+    before = figures(tmp_path / "again")
+    save(tmp_path / "ct" / "0.dcm", dicom(np.roll(STORED, 5)))
+    assert [medical(tmp_path, runs, *data).returncode for runs in ("again", "fresh")] == [0, 0]
+    assert figures(tmp_path / "again") == figures(tmp_path / "fresh") != before

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import emma, write_pairs, write_released_checkpoint
 from PIL import Image
-from victims import TINY_DETECTOR, TINY_SEGMENTER, TINY_SENSING
+from tiny import TINY_DETECTOR, TINY_SEGMENTER
+from victims import TINY_SENSING
 
 from emma_core.checkpoint import save_checkpoint
 from emma_core.config import SensingConfig, UFuserConfig
@@ -30,7 +31,7 @@ def whole(tmp_path_factory):
         levels = np.random.default_rng(number).integers(0, 255, (24, 32), np.uint8)
         Image.fromarray(levels).save(world / f"one.{form}")
     write_image(world / "other.png", np.full((24, 32), 0.5, np.float32))
-    emma("fuse-dataset", "TNO", "--root", world / "TNO", "--method", "max", "--runs", world / "runs")
+    emma("fuse-dataset", "TNO", "--root", world / "TNO", "--method", "laplacian", "--runs", world / "runs")
     emma("evaluate", "TNO", "--root", world / "TNO", "--runs", world / "runs")
     write_released_checkpoint(world / "EMMA.pth")
     save_checkpoint(world / "fuser.safetensors", UFuser(UFuserConfig((8, 8, 8, 8))), recipe="test", provenance={})
@@ -45,17 +46,17 @@ def whole(tmp_path_factory):
 
 
 ONE = "fuse --vis other.png --method max --out fused.png --ir"
-TNO = "TNO --root TNO --method max --runs runs"
+TNO = "TNO --root TNO --method laplacian --runs runs"
 DETECT = "detect --root M3FD --ir --split thirds --config detector.toml"
 SEGMENT = "segment --root MSRS --ir --config segmenter.toml"
 TRAIN = "train sensing --modality ir --data mine=TNO/ir,TNO/vi --recipe quick --config sensing.toml"
 FUSER = TRAIN.replace("sensing --modality ir", "fuser")
 CASES = [
     *((f"one.{form}", f"{ONE} one.{form}") for form in ("png", "jpg", "bmp", "tif", "webp")),
-    ("runs/fused/TNO/max/manifest.json", f"fuse-dataset {TNO}"),
-    ("runs/fused/TNO/max/manifest.json", f"fuse-dataset {TNO} --overwrite"),
-    ("runs/fused/TNO/max/manifest.json", "evaluate TNO --root TNO --runs runs"),
-    ("runs/fused/TNO/max/all/000.png", "evaluate TNO --root TNO --runs runs"),
+    ("runs/fused/TNO/laplacian/manifest.json", f"fuse-dataset {TNO}"),
+    ("runs/fused/TNO/laplacian/manifest.json", f"fuse-dataset {TNO} --overwrite"),
+    ("runs/fused/TNO/laplacian/manifest.json", "evaluate TNO --root TNO --runs runs"),
+    ("runs/fused/TNO/laplacian/all/000.png", "evaluate TNO --root TNO --runs runs"),
     ("EMMA.pth", "fuse-dataset TNO --root TNO --weights EMMA.pth"),
     ("fuser.safetensors", "fuse-dataset TNO --root TNO --weights fuser.safetensors"),
     ("ids.txt", f"fuse-dataset {TNO} --split-file ids.txt"),
@@ -100,7 +101,7 @@ def test_a_report_shows_what_can_be_read_and_names_the_rest(whole, tmp_path):
     done = emma("report", "--runs", world / "runs")
     assert done.returncode == 0
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["Warning"] * 2
-    for file in (*results, world / "runs/fused/TNO/max/manifest.json"):
+    for file in (*results, world / "runs/fused/TNO/laplacian/manifest.json"):
         file.write_text("[")
     done = emma("report", "--runs", world / "runs")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -31,10 +31,11 @@ from detection.weights import read_weights
 from emma_core.checkpoint import load_ufuser
 from emma_core.comparisons import read_comparisons
 from emma_core.config import UFuserConfig, read_toml
-from emma_core.datasets import dataset_spec, find_pairs
+from emma_core.datasets import dataset_spec
 from emma_core.errors import CheckpointError, DataError, EmmaError, ManifestError, ResultError
 from emma_core.images import write_image
 from emma_core.manifest import JOURNAL, MANIFEST, read_manifest
+from emma_core.pairs import find_pairs
 from emma_core.pictures import read_index
 from emma_core.results import Column, Result, read_result, write_result
 from emma_core.training_log import read_log
@@ -51,6 +52,14 @@ BOMB = (
 )
 OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><object>&a;</object></annotation>'
 FOREIGN = '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><annotation><object>&a;</object></annotation>'
+
+
+def test_xml_of_extreme_nesting(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation>\n" + "<a>" * 50_000 + "</a>" * 50_000 + "</annotation>")
+    with watchdog(), pytest.raises(DataError, match=r"a\.xml:2: broken XML \(elements in more than 50 others\)"):
+        read_voc(tmp_path / "a.xml", ("Car",))
+    (tmp_path / "b.xml").write_text("<annotation>" + "<a></a>" * 50_000 + "</annotation>")
+    assert read_voc(tmp_path / "b.xml", ("Car",)).objects == ()
 
 
 @pytest.mark.parametrize("text", [BOMB, OUTSIDE, FOREIGN], ids=["billion laughs", "external entity", "external DTD"])
@@ -104,22 +113,23 @@ def test_pickles_do_not_run(tmp_path, load, as_zip):
 def memory_of(code: str, *arguments: Path) -> tuple[int, str]:
     """Run code in a process of its own; return what its memory grew by [bytes], and what it printed."""
     program = f"""
-import resource, sys
+import sys
 from pathlib import Path
-{code}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 from emma_core.errors import EmmaError
+from emma_core.runtime import memory_mib
+{code}
+before = memory_mib("VmHWM")
 try:
     print(attack(*map(Path, sys.argv[1:])))
 except EmmaError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(round((memory_mib("VmHWM") - before) * 2**20))
 """
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     said, grown = done.stdout.rsplit("\n", 2)[:2]
-    return int(grown) * 1024, said
+    return int(grown), said
 
 
 def test_weights_that_claim_more_than_their_file_holds(tmp_path):

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of whole commands, their start-up included.
+"""SIGKILL while whole commands work, between their first output and their last, and while they start to go on.
 
 Nothing that was finished is lost or made twice, and the same command ends with what an undisturbed run leaves. Kills
 at chosen steps are in test_fuse_dataset.py, test_training.py, test_segmentation_training.py, test_detection_cli.py.
@@ -7,10 +7,12 @@ at chosen steps are in test_fuse_dataset.py, test_training.py, test_segmentation
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +31,36 @@ from emma_core.training_log import LOG, read_log
 pytestmark = pytest.mark.timeout(900)  # on a busy machine; half a minute on an idle one
 
 OFTEN = 10
-"""Kills of each command in the slow part."""
+"""Kills of each command in the slow part, each between its first output and its last."""
+
+GLANCE = 0.002
+"""Time between two looks at what is there [s]."""
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A command, what it leaves when nobody kills it, and how long that takes [s]."""
+    """A command that nobody kills.
+
+    Attributes:
+        victim: the command.
+        folder: what it fills.
+        outputs: how many there are in the end.
+        start_up: time to the first [s].
+        each: time from one to the next [s], in the mean.
+    """
 
     victim: Victim
     folder: Path
-    seconds: float
+    outputs: int
+    start_up: float
+    each: float
+
+
+def until(process: subprocess.Popen[str], victim: Victim, out: Path, outputs: int) -> float:
+    """Wait until so many outputs are there, or the process has ended; return the time [s]."""
+    while process.poll() is None and victim.done(out) < outputs:
+        time.sleep(GLANCE)
+    return time.monotonic()
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +70,28 @@ def undisturbed(tmp_path_factory):
 
     def run(name: str) -> Undisturbed:
         if name not in runs:
-            world = tmp_path_factory.mktemp(name)
-            victim, begun = VICTIMS[name](world), time.monotonic()
-            done = victim.run(world / "runs")
-            assert done.returncode == 0, done.stderr
-            runs[name] = Undisturbed(victim, world / "runs" / victim.place, time.monotonic() - begun)
+            world = tmp_path_factory.mktemp("world")
+            victim, out, begun = VICTIMS[name](world), world / "runs", time.monotonic()
+            process = victim.start(out, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            first, last = until(process, victim, out, 1), until(process, victim, out, sys.maxsize)
+            assert process.wait() == 0
+            total = victim.done(out)
+            runs[name] = Undisturbed(victim, out / victim.place, total, first - begun, (last - first) / total)
         return runs[name]
 
     return run
 
 
-def kill_at(victim: Victim, out: Path, moment: float) -> bool:
-    """Start a command and kill it after some seconds; tell whether it was still running."""
-    process = victim.start(out, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_after(run: Undisturbed, out: Path, outputs: int, delay: float) -> int:
+    """Start a command, kill it some seconds after so many outputs are there, and count what it left."""
+    process = run.victim.start(out, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(process, run.victim, out, outputs)
     try:
-        process.wait(moment)
+        process.wait(delay)
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    assert process.wait() in {0, -signal.SIGKILL}
+    return run.victim.done(out)
 
 
 def stamps(files: dict[str, Path]) -> dict[str, int]:
@@ -95,28 +121,44 @@ def saved_lines(folder: Path) -> list[dict[str, object]]:
     return [line for line in read_log(folder / LOG) if line["step"] <= step]
 
 
-def chains(name: str, run: Undisturbed, kills: int, tmp_path: Path):
-    """Kill a command, and kill it again where it went on, in folders of their own until it was killed often enough.
+def chains(run: Undisturbed, kills: int, tmp_path: Path):
+    """Kill a command at its work, twice in one folder and then where it starts to go on, until it was killed enough.
 
-    Yields the folder of the output after each chain and each kill; the caller looks at what is there.
+    Yields the folder of the output after each kill, and after each chain, when the command has ended; the caller looks
+    at what is there.
     """
-    moments = random.Random(name)
-    done = 0
-    while done < kills:
-        out = tmp_path / f"chain-{done}"
-        for _ in range(min(2, kills - done)):
-            done += kill_at(run.victim, out, moments.uniform(0, run.seconds))
+    drawn, left = random.Random(2305), []
+    for chain in range(math.ceil(kills / 2)):
+        out = tmp_path / f"chain-{chain}"
+        for _ in range(min(2, kills - 2 * chain)):
+            outputs = drawn.randint(min(run.victim.done(out) + 1, run.outputs - 1), run.outputs - 1)
+            left.append(kill_after(run, out, outputs, drawn.uniform(0, run.each)))
+            yield out, False
+        if kills > 1:
+            kill_after(run, out, 0, drawn.uniform(0, run.start_up))
             yield out, False
         finished = run.victim.run(out)
         assert finished.returncode == 0, finished.stderr
         yield out, True
+    inside = [outputs for outputs in left if 0 < outputs < run.outputs]
+    assert len(inside) > kills / 2, f"the kills missed the work: they left {left} of {run.outputs} outputs"
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(OFTEN, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
-def test_fuse_dataset_ends_with_equal_bytes_and_makes_nothing_twice(undisturbed, tmp_path, kills):
-    run = undisturbed("fuse-dataset")
+MANY = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [
+        ("fuse-dataset", 1),
+        pytest.param("fuse-dataset", OFTEN, marks=MANY),
+        pytest.param("fuse-dataset by EMMA", OFTEN, marks=MANY),
+    ],
+)
+def test_fuse_dataset_ends_with_equal_bytes_and_makes_nothing_twice(undisturbed, tmp_path, name, kills):
+    run = undisturbed(name)
     whole, recorded, before = tree(run.folder), {}, {}
-    for out, ended in chains("fuse-dataset", run, kills, tmp_path):
+    for out, ended in chains(run, kills, tmp_path):
         folder = out / run.victim.place
         assert stamps(recorded) == before, "an image was made twice"
         recorded, before = {}, {}
@@ -127,7 +169,7 @@ def test_fuse_dataset_ends_with_equal_bytes_and_makes_nothing_twice(undisturbed,
         assert all(path.read_bytes() == whole[name] for name, path in images.items()), "half an image"
         records = [path.read_text() for name in (MANIFEST, JOURNAL) if (path := folder / name).exists()]
         recorded = {name: path for name, path in images.items() if f'"{path.stem}"' in "".join(records)}
-        assert len(images) - len(recorded) <= 1, "one core makes one image at a time"
+        assert len(images) - len(recorded) <= run.victim.threads, "a thread makes one image at a time"
         before = stamps(recorded)
 
 
@@ -136,7 +178,7 @@ def test_fuse_dataset_ends_with_equal_bytes_and_makes_nothing_twice(undisturbed,
 def test_train_ends_with_equal_bytes_and_goes_on_from_the_last_save(undisturbed, tmp_path):
     run = undisturbed("train")
     whole, saved = same_but_for_time(run.folder), []
-    for out, ended in chains("train", run, OFTEN, tmp_path):
+    for out, ended in chains(run, OFTEN, tmp_path):
         if ended:
             assert read_log(out / LOG)[: len(saved)] == saved, "saved steps were trained again"
             assert same_but_for_time(out) == whole
@@ -148,7 +190,7 @@ def test_train_ends_with_equal_bytes_and_goes_on_from_the_last_save(undisturbed,
 def test_segment_ends_with_equal_bytes_and_repeats_no_finished_row(undisturbed, tmp_path):
     run = undisturbed("segment")
     whole, finished, before = same_but_for_time(run.folder), {}, {}
-    for out, ended in chains("segment", run, OFTEN, tmp_path):
+    for out, ended in chains(run, OFTEN, tmp_path):
         folder = out / run.victim.place
         assert stamps(finished) == before
         finished = {} if ended else {str(path): path for path in folder.glob("*/*/result.json")}
@@ -196,7 +238,7 @@ def test_detect_keeps_finished_rows_and_ends_the_one_that_was_cut(undisturbed, t
     """A detector that goes on ends near, not with, the weights of one that was not cut (docs/detection.md)."""
     run = undisturbed("detect")
     whole, kept, before, cut = tree(run.folder), {}, {}, set()
-    for out, ended in chains("detect", run, OFTEN, tmp_path):
+    for out, ended in chains(run, OFTEN, tmp_path):
         folder = out / run.victim.place
         assert stamps(kept) == before, "a finished row was touched"
         done = {path.parent.parent.name for path in folder.glob("*/*/result.json")}

@@ -1,0 +1,107 @@
+"""The names of rows: what every table has by itself cannot be something else; and in which number format rows are."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
+
+from emma_core.datasets import dataset_spec
+from emma_core.errors import UsageError
+from emma_core.evaluate import evaluate_dataset
+from emma_core.fuse_dataset import fuse_dataset, fused_folder
+from emma_core.fusers import load_fuser
+from emma_core.images import write_image
+from emma_core.pairs import find_pairs
+from emma_core.report.tables import table_of
+from emma_core.rows import FIXED_ROWS, chosen_rows, fused_rows
+
+TNO = dataset_spec("TNO")
+SPELLED = [*FIXED_ROWS, "ir", "Vi", "mri", "Other", "MEAN", "Max"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two pairs, and images of them that were made elsewhere."""
+    place = tmp_path_factory.mktemp("rows")
+    write_pairs(place / "TNO", 2, shape=(48, 64))
+    for index in range(2):
+        write_image(place / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
+    return place
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_foreign_images_do_not_take_the_place_of_a_row_that_every_table_has(place, tmp_path, name):
+    run = emma("evaluate", "TNO", "--root", "TNO", "--fused-dir", f"{name}=theirs", "--runs", tmp_path, cwd=place)
+    names = "IR, VI, MRI, other, mean, max"
+    assert run.returncode == 2
+    assert (
+        run.stderr == f"Error: --fused-dir {name!r}: tables have a row of that name already; expected none of {names}\n"
+    )
+    assert tree(tmp_path) == {}
+    with pytest.raises(UsageError, match="--fused-dir"):  # as detect and segment ask for rows
+        chosen_rows(find_pairs(TNO, place / "TNO"), tmp_path, folders=[(name, place / "theirs")])
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_another_method_does_not_fuse_under_such_a_name(place, tmp_path, name):
+    asked = ["fuse-dataset", "TNO", "--root", "TNO", "--name", name, "--runs", tmp_path]
+    for method in {"laplacian", "mean", "max"} - {name}:
+        run = emma(*asked, "--method", method, cwd=place)
+        assert (run.returncode, run.stderr[: len("Error: --name")]) == (2, "Error: --name")
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("method", ["mean", "max"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_naive_rule_fuses_under_its_own_name(place, tmp_path, method, named):
+    name = ["--name", method] if named else []
+    asked = ["fuse-dataset", "TNO", "--root", "TNO", "--method", method.upper(), *name, "--runs", tmp_path]
+    assert emma(*asked, cwd=place).returncode == 0
+    rows = chosen_rows(find_pairs(TNO, place / "TNO"), tmp_path)
+    assert [(row.name, row.baseline) for row in rows] == [("IR", True), ("VI", True), (method, True)]
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "Max", "IR", "Other"])
+def test_a_folder_of_another_method_is_no_naive_row(place, tmp_path, name):
+    """As an earlier version let it be made, or another program."""
+    pairs = find_pairs(TNO, place / "TNO")
+    fuse_dataset(pairs, load_fuser("laplacian"), fused_folder(tmp_path, "TNO", name))
+    with pytest.raises(UsageError, match="fuse again with another --name"):
+        fused_rows(pairs, tmp_path)
+
+
+def test_the_number_format_of_fused_images_stands_in_the_result_and_under_the_table(place, tmp_path):
+    pairs, weights = find_pairs(TNO, place / "TNO"), write_released_checkpoint(tmp_path / "EMMA.pth")
+
+    def fuse(name, method, **options):
+        fuse_dataset(pairs, load_fuser(method, **options), fused_folder(tmp_path, "TNO", name))
+
+    fuse("EMMA", "EMMA", weights=weights, precision="bf16")
+    fuse("exact", "EMMA", weights=weights, precision="fp32")
+    fuse("laplacian", "laplacian")
+    results = evaluate_dataset(pairs, fused_rows(pairs, tmp_path), tmp_path).results
+    said = {result.row: (result.source.get("precision"), result.notes) for result in results}
+    assert said["EMMA"] == ("bf16", ("EMMA: fused in bf16.",))
+    assert said["exact"] == ("fp32", ("exact: fused in fp32.",))
+    assert said["laplacian"] == said["max"] == (None, ()), "rules have no number format to choose"
+    assert {"EMMA: fused in bf16.", "exact: fused in fp32."} <= set(table_of(results).notes)
+
+
+def test_images_with_other_settings_say_so_and_the_command_named_makes_them(tmp_path):
+    """By that command, as it is printed, a folder that lost an image is whole again."""
+    root = write_pairs(tmp_path / "TNO", 2, shape=(48, 64))
+    weights = write_released_checkpoint(tmp_path / "EMMA.pth")
+    options = ["--weights", weights, "--range", "stretch", "--grey", "--name", "odd one", "--runs", "my runs"]
+    assert emma("fuse-dataset", "TNO", "--root", root, *options, cwd=tmp_path).returncode == 0
+    runs = tmp_path / "my runs"
+    (row,) = fused_rows(find_pairs(TNO, root), runs)
+    assert {key: row.source[key] for key in ("range", "colour")} == {"range": "stretch", "colour": "none"}
+    assert "tile" not in row.source, "what is usual is not named"
+    (fused_folder(runs, "TNO", "odd one") / "all" / "001.png").unlink()
+    refused = emma("evaluate", "TNO", "--root", root, "--runs", "my runs", cwd=tmp_path)
+    command = refused.stderr.strip().rpartition("Make them with: emma-tasks ")[2].replace("FILE", str(weights))
+    assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
+    again = emma("evaluate", "TNO", "--root", root, "--runs", "my runs", cwd=tmp_path)
+    assert (again.returncode, "odd one: fused with range stretch, colour none." in again.stdout) == (0, True)
