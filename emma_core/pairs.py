@@ -89,6 +89,7 @@ class PairSet:
         pairs: in the order of the declaration, then by id.
         faults: what cannot be used.
         spec: the declaration.
+        listed: the file of ids that chose them, if one did.
     """
 
     dataset: str
@@ -97,6 +98,7 @@ class PairSet:
     pairs: tuple[Pair, ...]
     spec: DatasetSpec
     faults: tuple[Fault, ...] = ()
+    listed: Path | None = None
 
     @property
     def hash(self) -> str:
@@ -305,6 +307,7 @@ def _only_listed(everything: PairSet, split_file: Path) -> PairSet:
         label=f"{split_file.stem}-{split_hash(listed)[:6]}",
         pairs=tuple(pair for pair in everything.pairs if pair.id in wanted or pair.key in wanted),
         faults=tuple(fault for fault in everything.faults if fault.id in wanted or fault.key in wanted),
+        listed=split_file,
     )
 
 

@@ -174,7 +174,16 @@ def fuse_command(pairs: PairSet, method: str, *options: str) -> str:
         infrared, visible = (shlex.quote(str(folder)) for folder in _own_folders(pairs))
         where = f"--ir {infrared} --vis {visible}"
     dataset = shlex.quote(pairs.dataset.removesuffix(SAMPLE_SUFFIX))
-    return " ".join(("emma-tasks fuse-dataset", dataset, where, "--method", method, *options))
+    words = ["emma-tasks fuse-dataset", dataset, where, *_part(pairs), "--method", method, *options]
+    return " ".join(words)
+
+
+def _part(pairs: PairSet) -> list[str]:
+    """Spell the option that chooses these pairs of their data set."""
+    if pairs.listed:
+        return ["--split-file", shlex.quote(str(pairs.listed))]
+    splits = [part.name for part in pairs.spec.splits]
+    return ["--split", shlex.quote(pairs.label)] if pairs.label in splits and len(splits) > 1 else []
 
 
 def _own_folders(pairs: PairSet) -> tuple[Path, Path]:

@@ -66,7 +66,7 @@ class SegmentationData:
     @property
     def pairs(self) -> PairSet:
         """The pairs of both parts together, which every row must cover."""
-        return replace(self.test, pairs=self.train.pairs + self.test.pairs, label="all")
+        return replace(self.test, pairs=self.train.pairs + self.test.pairs, label="all", listed=None)
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -81,8 +81,10 @@ def test_which_figures_differ_is_said_in_a_line_for_every_two_rows():
     ]
     found += [compare("VI", "MI", 1, 2), compare("IR", "EN", math.nan, math.nan), compare("max", "EN", -1, 1)]
     assert in_short(found) == [
-        "EMMA against VI (95 % intervals, 80 images): higher in EN, MI; lower in SD; the same to the digits shown in "
-        "SSIM; not to be told apart in AG.",
+        (
+            "EMMA against VI (95 % intervals, 80 images): higher in EN, MI; lower in SD; "
+            "the same to the digits shown in SSIM; not to be told apart in AG."
+        ),
         "EMMA against IR (80 images): not to be compared in EN.",
         "EMMA against max (95 % intervals, 80 images): not to be told apart in EN.",
     ]

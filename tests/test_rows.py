@@ -8,7 +8,7 @@ import pytest
 from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
 
 from emma_core.datasets import dataset_spec
-from emma_core.errors import UsageError
+from emma_core.errors import DataError, UsageError
 from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
@@ -105,3 +105,21 @@ def test_images_with_other_settings_say_so_and_the_command_named_makes_them(tmp_
     assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
     again = emma("evaluate", "TNO", "--root", root, "--runs", "my runs", cwd=tmp_path)
     assert (again.returncode, "odd one: fused with range stretch, colour none." in again.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(("asked", "made"), [("--split-file", ["test/001"]), ("--split", ["test/000", "test/001"])])
+def test_the_command_named_fuses_what_was_asked_for_and_no_more(tmp_path, asked, made):
+    root = tmp_path / "MSRS"
+    for part in ("train", "test"):
+        write_pairs(root / part, 2)
+    listed = tmp_path / "my list.txt"
+    listed.write_text("test/001\n", "utf-8")
+    chosen = {"split_file": listed} if asked == "--split-file" else {"split": "test"}
+    with pytest.raises(DataError) as refused:
+        chosen_rows(find_pairs(dataset_spec("MSRS"), root, **chosen), tmp_path / "runs")
+    command = (
+        str(refused.value).rpartition("Make them with: emma-tasks ")[2].replace("--method EMMA", "--method wavelet")
+    )
+    assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
+    folder = fused_folder(tmp_path / "runs", "MSRS", "wavelet")
+    assert sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.png")) == made
