@@ -38,6 +38,7 @@ from emma_core.train_runs import FuserRun, RunOptions, train_fuser
 from emma_core.training import BEST, CONFIG, LAST, STATE, SavePolicy, TrainingError
 from emma_core.training_config import PLAIN, FusionLoss, Schedule, TransformConfig
 from emma_core.training_log import LOG, read_log
+from emma_core.validation import METRICS, SENSING_ERRORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,7 +70,7 @@ def test_a_run_leaves_what_it_promises(trainable, tmp_path):
     lines = read_log(folder / LOG)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
     validations = [line["validation"] for line in lines if "validation" in line]
-    assert set(validations[0]) == {"EN", "SD", "AG", "MI", "VIF", "Qabf", "score"}
+    assert set(validations[0]) == {*METRICS, *SENSING_ERRORS, "score"}
     assert progress.best == max(each["score"] for each in validations)
 
 
@@ -86,8 +87,12 @@ def test_each_sensing_network_stands_for_its_sensor(tmp_path):
         save_checkpoint(tmp_path / f"{name}.safetensors", network, recipe="test", provenance={})
     loss = FusionLoss("l1", equivariance=0.0)
     run_fuser(tmp_path, tmp_path / "run", replace(FUSER, loss=loss, schedule=replace(SHORT, steps=1)))
-    first = read_log(tmp_path / "run" / LOG)[0]
+    first, *_, last = read_log(tmp_path / "run" / LOG)
     assert min(first["infrared"], first["visible"]) > 0.7
+    validation = last["validation"]
+    assert min(validation["infrared_l1"], validation["visible_l1"]) > 0.7
+    dark_or_bright = validation["infrared_copy"] + validation["visible_copy"]
+    assert dark_or_bright >= 0.7, "one fused image cannot be near both"
 
 
 def test_sensing_is_validated_beside_predictors_that_know_nothing(trainable, tmp_path):
