@@ -31,7 +31,7 @@ from emma_core.errors import EmmaError
 from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.images import read_image, write_atomic
 from emma_core.models.ufuser import UFuser
-from emma_core.runtime import resolve_device
+from emma_core.runtime import cpu_name, resolve_device
 from emma_core.samples import write_samples
 
 if TYPE_CHECKING:
@@ -143,14 +143,6 @@ def machine(device: str = "auto") -> str:
         names.append(torch.cuda.get_device_name(place))
     packages = (f"{name} {version(name)}" for name in ("emma-tasks", "torch", "numpy"))
     return "; ".join([*names, ", ".join([f"Python {platform.python_version()}", *packages])])
-
-
-def cpu_name() -> str:
-    """Name the processor as well as this system can."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure(job: Job, ways: Sequence[Way] = WAYS, on_turn: Callable[[], None] = lambda: None) -> list[Figures]:

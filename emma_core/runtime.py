@@ -141,10 +141,19 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
         "python": ".".join(str(part) for part in sys.version_info[:3]),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": cpu_name(),  # from one seed, another kind trains other weights
         "device": torch.cuda.get_device_name(used) if used.type == "cuda" else used.type,
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
     }
+
+
+def cpu_name() -> str:
+    """Name the processor as well as this system can."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def memory_mib(entry: str) -> float:

@@ -22,9 +22,10 @@ import torch
 from plain_metrics import plain_metrics
 from scipy.ndimage import gaussian_filter
 
-from emma_core.benchmark import cpu_name, write_figures
+from emma_core.benchmark import write_figures
 from emma_core.images import read_grey
 from emma_core.metrics.fusion import fusion_metrics, grey_levels, prepare
+from emma_core.runtime import cpu_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

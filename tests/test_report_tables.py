@@ -15,6 +15,7 @@ from emma_core.fusers import load_fuser
 from emma_core.manifest import Manifest, Row, write_manifest
 from emma_core.pairs import find_pairs
 from emma_core.report.figure import plot_of
+from emma_core.report.notes import TRAININGS
 from emma_core.report.parts import Cell, cell_text
 from emma_core.report.tables import collect_tables, row_order, table_of
 from emma_core.results import Column, Result, result_folder, write_result
@@ -130,6 +131,7 @@ def test_seeds_become_mean_and_deviation():
     assert math.isnan(row.cells[1].value), "one seed has no figure, so the row has none"
     assert row.seeds == (0, 1, 2)
     assert "EMMA: mean and standard deviation over 3 seeds." in table.notes
+    assert table.notes.count(TRAININGS) == 1
 
 
 def test_a_reader_is_told_what_rows_do_not_share():
@@ -161,6 +163,7 @@ def test_seeds_that_rows_do_not_share_are_said():
     assert "EMMA: one seed: intervals are over images only, not over trainings." in unequal
     assert notes(IR=(0,), EMMA=(0,)) == ("One seed: intervals are over images only, not over trainings.",)
     assert not any("Not the same" in note or "One seed" in note for note in notes(IR=(0, 1), EMMA=(0, 1)))
+    assert TRAININGS in notes(IR=(0, 1), EMMA=(0, 1))
     assert table_of([make("IR"), make("EMMA")]).notes == (), "nothing was trained"
 
 

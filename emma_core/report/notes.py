@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from emma_core.report.parts import TableRow
     from emma_core.results import Result
 
+TRAININGS = "Intervals are over images, for these trainings; other trainings of a row differ by its deviation."
+
 _NEWER = ("images_sha256", "fused", "precision")  # of a result's source, which earlier versions did not write
 
 
@@ -53,6 +55,7 @@ def _on_seeds(rows: Sequence[TableRow]) -> list[str]:
     for count in sorted({len(row.results) for row in rows} - {1}):
         names = ", ".join(row.name for row in rows if len(row.results) == count)
         notes.append(f"{names}: mean and standard deviation over {count} seeds.")
+        notes.append(TRAININGS)
     single = [row.name for row in rows if len(row.seeds) == 1]
     if single:
         whose = "" if len(single) == len(rows) else f"{', '.join(single)}: "
