@@ -200,7 +200,7 @@ def _place(pair: Pair, file: LabelFile) -> tuple[ImageBoxes, int, int]:
     """Clip the boxes of a file to their image; count those that were clipped, and those that have no area."""
     width, height = file.size or read_image(pair.infrared).shape[1::-1]
     boxes = np.array([entry.box for entry in file.objects], np.float64).reshape(-1, 4)
-    if file.size is None:
+    if file.relative:
         boxes *= (width, height, width, height)
     inside = boxes.clip(0, (width, height, width, height))
     kept = (inside[:, 2:] - inside[:, :2] > 0).all(axis=1)

@@ -52,10 +52,12 @@ class LabelFile:
     Attributes:
         objects: in the order of the file.
         size: width and height [pixels], where the file says it.
+        relative: whether boxes are fractions of width and height instead of pixels.
     """
 
     objects: tuple[LabelledObject, ...]
     size: tuple[int, int] | None = None
+    relative: bool = False
 
 
 class _LineParser(DefusedXMLParser):  # type: ignore[misc]
@@ -134,7 +136,7 @@ def read_yolo(path: Path, names: Sequence[str], classes: tuple[str, ...]) -> Lab
     for line, text in enumerate(read_text(path).splitlines(), start=1):
         if text.strip():
             objects.append(_yolo_object(f"{path}:{line}", text, names, classes))
-    return LabelFile(tuple(objects))
+    return LabelFile(tuple(objects), relative=True)
 
 
 def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:

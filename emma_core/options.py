@@ -106,6 +106,10 @@ def named(option: str, text: str) -> tuple[str, str]:
     return name, rest
 
 
+LARGEST_SEED = 2**32
+"""The first number that is none to the generators of numpy."""
+
+
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """Read whole numbers, not negative, separated by commas; each counts once.
 
@@ -115,6 +119,8 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} {text!r}: expected whole numbers separated by commas, e.g. {option} 0,1,2")
+    if max(map(int, parts)) >= LARGEST_SEED:
+        raise UsageError(f"{option} {text!r}: expected numbers below {LARGEST_SEED}")
     return tuple(dict.fromkeys(map(int, parts)))
 
 

@@ -206,6 +206,19 @@ def test_two_coco_files_of_one_image_do_not_lose_the_boxes_of_one(tmp_path):
     assert read_annotations(pairs_of(root)).counts(["all/000"])["Lamp"] == 1  # nothing is lost
 
 
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_voc_without_a_size_is_in_pixels_as_with_it(tmp_path, size):
+    root = m3fd(tmp_path)
+    wanted = read_annotations(pairs_of(root)).images["all/000"].boxes
+    text = VOC.format(name="People", top=4)
+    bare = text.replace("<size><width>32</width><height>24</height><depth>3</depth></size>", size)
+    assert bare != text
+    (root / "Annotation" / "000.xml").write_text(bare)
+    found = read_annotations(pairs_of(root)).images["all/000"]
+    assert (found.width, found.height) == (32, 24)
+    assert np.array_equal(found.boxes, wanted)
+
+
 def test_boxes_are_clipped_and_those_without_area_counted(tmp_path):
     root = m3fd(tmp_path)
     (root / "Annotation" / "001.xml").write_text(VOC.format(name="Car", top=-3))

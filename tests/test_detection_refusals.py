@@ -70,6 +70,7 @@ def test_options_about_training_go_not_with_a_frozen_detector(option, value):
         (["--size", "100"], 2, "expected a multiple of 32 pixels"),
         (["--model", "resnet"], 2, "--model resnet: no such model"),
         (["--seeds", "one"], 2, "--seeds 'one': expected whole numbers"),
+        (["--seeds", "20240101123"], 2, "--seeds '20240101123': expected numbers below 4294967296"),
         (["--device", "quantum"], 2, "Unknown device 'quantum'"),
         (["--labels", "nowhere"], 1, "nowhere: no such file or folder; expected labels"),
         (["--conditions", "nowhere.json"], 1, "no JSON object of conditions"),
