@@ -192,7 +192,7 @@ def read_split_file(path: Path) -> list[str]:
         DataError: the file is missing, is not text, or lists nothing or an id twice.
     """
     try:  # a pipe, too: --split-file <(ls folder) is how some people list ids
-        lines = [_without_suffix(line.strip()) for line in path.read_text("utf-8-sig").splitlines()]
+        lines = [without_suffix(line.strip()) for line in path.read_text("utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a list of ids, one a line") from None
     except (OSError, UnicodeDecodeError):
@@ -206,7 +206,7 @@ def read_split_file(path: Path) -> list[str]:
     return ids
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
     """Take the ending of an image file off a listed name."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
 
@@ -242,7 +242,7 @@ def _resolve(root: Path, relative: str) -> Path | None:
 def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list[Fault]]:
     """Pair the images of two folders by stem."""
     try:
-        infrared_files, visible_files = _images(infrared), _images(visible)
+        infrared_files, visible_files = images_by_stem(infrared), images_by_stem(visible)
     except OSError as error:
         return [], [Fault(part.name, "*", f"{error.filename}: cannot be read ({error.strerror})")]
     pairs: list[Pair] = []
@@ -259,16 +259,20 @@ def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list
     return sorted(pairs, key=lambda pair: pair.id), faults
 
 
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """Group the image files of a folder by stem; stems that are one name on some disks would collide there."""
+def images_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Group the image files of a folder by stem, spelt by :func:`on_any_disk`: what is one name on some disks collides.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
     groups: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):  # a path keeps what it is compared by
         if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-            groups.setdefault(_on_any_disk(entry.stem), []).append(entry)
+            groups.setdefault(on_any_disk(entry.stem), []).append(entry)
     return groups
 
 
-def _on_any_disk(name: str) -> str:
+def on_any_disk(name: str) -> str:
     """Spell a name as a disk compares it that knows neither case nor the two forms of accents in Unicode."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 

@@ -17,7 +17,7 @@ from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest, unusual
-from emma_core.pairs import IMAGE_SUFFIXES, Pair, PairSet
+from emma_core.pairs import Pair, PairSet, images_by_stem, on_any_disk
 from emma_core.results import NAIVE_ROWS
 from emma_core.text import is_plain_name
 
@@ -280,7 +280,18 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
     if not folder.is_dir():
         raise DataError(f"--fused-dir {name}={folder}: no such folder; expected fused images named as the sources")
     flat = len({pair.id for pair in pairs.pairs}) == len(pairs.pairs)
-    files = {pair.key: path for pair in pairs.pairs if (path := _fused_file(folder, pair, flat))}
+    parts = {part: [folder / part, folder] if flat else [folder / part] for part in pairs.parts}
+    places = {place for candidates in parts.values() for place in candidates if place.is_dir()}
+    images = {place: images_by_stem(place) for place in places}
+    found = {
+        pair.key: _fused_files(pair, [images[place] for place in parts[pair.split] if place in images])
+        for pair in pairs.pairs
+    }
+    twice = next((files for files in found.values() if len(files) > 1), None)
+    if twice:
+        names = ", ".join(file.name for file in twice)
+        raise DataError(f"--fused-dir {name}={folder}: two fused images of one pair: {names}; keep one")
+    files = {key: files[0] for key, files in found.items() if files}
     missing = [pair.key for pair in pairs.pairs if pair.key not in files]
     if missing:
         advice = "make them, or ask only for the ids that are there (--help names the option for a list of ids)"
@@ -293,7 +304,6 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
     return InputRow(name, files, {"folder": str(folder)})
 
 
-def _fused_file(folder: Path, pair: Pair, flat: bool) -> Path | None:
-    places = (folder / pair.split, folder) if flat else (folder / pair.split,)
-    candidates = (place / f"{pair.id}{suffix}" for place in places for suffix in sorted(IMAGE_SUFFIXES))
-    return next((path for path in candidates if path.exists()), None)
+def _fused_files(pair: Pair, tables: Sequence[Mapping[str, list[Path]]]) -> list[Path]:
+    """Take the images of a pair from the first folder that has any."""
+    return next((files for table in tables if (files := table.get(on_any_disk(pair.id)))), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 
 import pytest
 from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
@@ -70,6 +71,24 @@ def test_a_folder_of_another_method_is_no_naive_row(place, tmp_path, name):
     fuse_dataset(pairs, load_fuser("laplacian"), fused_folder(tmp_path, "TNO", name))
     with pytest.raises(UsageError, match="fuse again with another --name"):
         fused_rows(pairs, tmp_path)
+
+
+def test_foreign_images_are_found_whatever_the_case_of_their_names(place, tmp_path):
+    for index, name in enumerate(("000.PNG", "001.Png")):
+        write_image(tmp_path / "new.png", random_image(index, (48, 64)))
+        (tmp_path / "new.png").rename(tmp_path / name)
+    *_, row = chosen_rows(
+        find_pairs(TNO, place / "TNO"), tmp_path / "runs", infrared=True, folders=[("them", tmp_path)]
+    )
+    assert [path.name for path in row.files.values()] == ["000.PNG", "001.Png"]
+
+
+def test_two_foreign_images_of_one_pair_are_refused(place, tmp_path):
+    for name in ("000.png", "001.png"):
+        write_image(tmp_path / name, random_image(0, (48, 64)))
+    shutil.copy(tmp_path / "000.png", tmp_path / "001.bmp")
+    with pytest.raises(DataError, match=r"two fused images of one pair: 001\.bmp, 001\.png; keep one"):
+        chosen_rows(find_pairs(TNO, place / "TNO"), tmp_path / "runs", folders=[("them", tmp_path)])
 
 
 def test_the_number_format_of_fused_images_stands_in_the_result_and_under_the_table(place, tmp_path):
