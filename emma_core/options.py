@@ -106,12 +106,12 @@ def named(option: str, text: str) -> tuple[str, str]:
     return name, rest
 
 
-LARGEST_SEED = 2**32
-"""The first number that is none to the generators of numpy."""
+SEED_LIMIT = 2**32
+"""Seeds lie below this: numpy's generators, which detectors are seeded by too, take no larger ones."""
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Read whole numbers, not negative, separated by commas; each counts once.
+def read_seeds(option: str, text: str) -> tuple[int, ...]:
+    """Read seeds separated by commas: whole numbers, not negative, below :data:`SEED_LIMIT`; each counts once.
 
     Raises:
         UsageError: something else stands there.
@@ -119,8 +119,8 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} {text!r}: expected whole numbers separated by commas, e.g. {option} 0,1,2")
-    if max(map(int, parts)) >= LARGEST_SEED:
-        raise UsageError(f"{option} {text!r}: expected numbers below {LARGEST_SEED}")
+    if max(map(int, parts)) >= SEED_LIMIT:
+        raise UsageError(f"{option} {text!r}: expected numbers below {SEED_LIMIT}")
     return tuple(dict.fromkeys(map(int, parts)))
 
 

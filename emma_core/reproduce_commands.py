@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emma_core.errors import EmmaError
-from emma_core.options import DryRun, Runs, Seeds, numbers
+from emma_core.options import DryRun, Runs, Seeds, read_seeds
 from emma_core.text import counted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def reproduce(
     from emma_core.fusers import fusion_method
     from emma_core.reproduce import Request, make_plan, run_steps
 
-    request = Request(root, runs, fusion_method(method).name, weights, recipe, numbers("--seeds", seeds))
+    request = Request(root, runs, fusion_method(method).name, weights, recipe, read_seeds("--seeds", seeds))
     plan = make_plan(table, request)
     _foretell(plan, request)
     if dry_run:

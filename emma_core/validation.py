@@ -122,7 +122,7 @@ class FuserValidation:
         ratios = [value / rival for value, rival in zip(means, self._maximum, strict=True) if value > 0 < rival]
         score = math.exp(sum(map(math.log, ratios)) / len(METRICS)) if len(ratios) == len(METRICS) else 0.0
         values = dict(zip(METRICS, means, strict=True))
-        sensing = dict(zip(SENSING_ERRORS, _means(errors), strict=False)) if self._sensing else {}
+        sensing = dict(zip(SENSING_ERRORS, _means(errors), strict=True)) if self._sensing else {}
         text = f"{named_values(values)}, {fuser_text(score)}{_own_images_text(**sensing) if sensing else ''}"
         return Validation({**values, **sensing}, score, grid(rows), text)
 

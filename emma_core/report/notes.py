@@ -55,6 +55,7 @@ def _on_seeds(rows: Sequence[TableRow]) -> list[str]:
     for count in sorted({len(row.results) for row in rows} - {1}):
         names = ", ".join(row.name for row in rows if len(row.results) == count)
         notes.append(f"{names}: mean and standard deviation over {count} seeds.")
+    if notes:
         notes.append(TRAININGS)
     single = [row.name for row in rows if len(row.seeds) == 1]
     if single:
