@@ -21,8 +21,8 @@ from emma_core.options import (
     VisibleRow,
     configured,
     named_folders,
-    numbers,
     progress_bar,
+    read_seeds,
     refuse_faults,
 )
 
@@ -82,7 +82,7 @@ def segment(
     from segmentation.run import Request
 
     training = _changed(recipe, config, encoder, encoder_weights, epochs)
-    chosen_seeds, rule = numbers("--seeds", seeds), _rule(absent)
+    chosen_seeds, rule = read_seeds("--seeds", seeds), _rule(absent)
     data = _data(name, root, train_list, test_list, labels)
     refuse_faults(data.dataset, data.faults, "--train-list and --test-list")
     folders = named_folders("--fused-dir", fused_dir)

@@ -116,10 +116,21 @@ def find_data(
     masks: dict[str, Path] = {}
     for part, declared in ((train, spec.train_labels or spec.labels), (test, spec.labels)):
         masks |= find_masks(spec, root, part.pairs, labels.resolve() if labels else declared)
+    _refuse_shared(masks)
     unlabelled = len(train.pairs) + len(test.pairs) - len(masks)
     return SegmentationData(
         spec, _labelled(train, masks), _labelled(test, masks), masks, unlabelled, foreign_labels=labels is not None
     )
+
+
+def _refuse_shared(masks: Mapping[str, Path]) -> None:
+    """Refuse to give two pairs one mask: parts of a data set may repeat their ids."""
+    owners: dict[Path, str] = {}
+    for key, path in masks.items():
+        if owners.setdefault(path, key) != key:
+            raise DataError(
+                f"{path}: may be the label of {owners[path]} or of {key}; expected a folder of labels for each part"
+            )
 
 
 def check_inputs(data: SegmentationData, rows: Sequence[InputRow], on_pair: Callable[[], None] = lambda: None) -> None:

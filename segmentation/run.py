@@ -181,6 +181,7 @@ def _recipe(request: Request) -> dict[str, str | int]:
         "config": sha256(config)[:_SHORT],
         "trained on": f"{len(data.train.pairs)} pairs",
         "split": data.hash[:_SHORT],
+        "training images": data.train.sources_hash()[:_SHORT],
         "labels": f"{'pseudo ' * data.spec.pseudo}{data.labels_hash()[:_SHORT]}",
         "absent class": request.absent,
     }

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 MATRICES, PREDICTIONS = "confusion.npy", "predictions"
 
-_OF_TRAINING = ("config", "split", "labels")  # keys of a recipe; the others describe, or say how it is scored
+_OF_TRAINING = ("config", "split", "training images", "labels")
+"""Keys of a recipe; the others describe, or say how it is scored."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def test_another_rule_for_absent_classes_holds_for_the_whole_table(world, done):
 def described_by_an_earlier_version(path: Path) -> None:
     """Leave in a result only the keys of the recipe that tell one training from another, and no later field."""
     content = json.loads(path.read_text())
-    content["recipe"] = {key: content["recipe"][key] for key in ("config", "split", "labels")}
+    content["recipe"] = {key: content["recipe"][key] for key in ("config", "split", "training images", "labels")}
     del content["comparable"]
     path.write_text(json.dumps(content))
 

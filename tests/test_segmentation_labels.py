@@ -151,6 +151,12 @@ def test_without_a_training_folder_lists_are_asked_for(root):
         find_data(MSRS, root)
 
 
+def test_a_mask_that_may_be_of_the_pairs_of_two_parts_is_refused(root, tmp_path):
+    write_mask(tmp_path / "000.png", np.zeros((24, 32), np.uint8))
+    with pytest.raises(DataError, match=r"000\.png: may be the label of train/000 or of test/000; .*for each part"):
+        find_data(replace(MSRS, partial=True), root, labels=tmp_path)
+
+
 def test_missing_masks(root, tmp_path):
     (root / "train" / "Segmentation_labels" / "001.png").unlink()
     with pytest.raises(DataError, match=r"1 of 2 pairs have no label, first train/001; expected .*001\.png.*--labels"):
