@@ -7,6 +7,7 @@ people. A pair whose label file is missing is unlabelled, which is not the same 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,23 +127,40 @@ def _finder(
     pairs: PairSet, labels: Path | None, classes: tuple[str, ...]
 ) -> tuple[Callable[[Pair], LabelFile | None], Path]:
     """Return how the labels of a pair are found, and where."""
-    if labels is not None and labels.is_file():
-        return _from_coco([labels], classes), labels
-    folders = {
+    places = {
         part: Path(in_split(str(labels), part)) if labels else _label_folder(pairs.root, part) for part in pairs.parts
     }
-    there = {part: folder for part, folder in folders.items() if folder is not None and folder.is_dir()}
+    there = {part: place for part, place in places.items() if place is not None and place.exists()}
     if not there and labels:
         raise DataError(f"{labels}: no such file or folder; expected labels")
     if not there:
         expected = ", ".join(_FOLDERS[:3])
         raise DataError(f"{pairs.dataset}: no labels under {pairs.root} (expected a folder {expected}); add --labels")
-    source = next(iter(there.values()))
-    files = {path for folder in there.values() for path in folder.glob("*.json")}
-    if coco := sorted(path for path in files if path.name != CONDITIONS):
-        return _from_coco(coco, classes), source
-    readers = {part: _file_reader(pairs.dataset, folder, classes) for part, folder in there.items()}
-    return lambda pair: readers[pair.split](pair) if pair.split in readers else None, source
+    readers = {place: _reader(pairs.dataset, place, classes) for place in dict.fromkeys(there.values())}
+    wanted = Counter((there[pair.split], pair.id) for pair in pairs.pairs if pair.split in there)
+
+    def find(pair: Pair) -> LabelFile | None:
+        place = there.get(pair.split)
+        if place is None:
+            return None
+        file = readers[place](pair)
+        if file is not None and wanted[place, pair.id] > 1:
+            raise DataError(
+                f"{place}: has boxes of {pair.id}, as pairs of several parts of {pairs.dataset} are called; expected a "
+                "folder or file for each part: --labels with {split} in its path"
+            )
+        return file
+
+    return find, next(iter(there.values()))
+
+
+def _reader(dataset: str, place: Path, classes: tuple[str, ...]) -> Callable[[Pair], LabelFile | None]:
+    """Return a reader of the labels in a COCO file or a folder of them, or of one label file a pair."""
+    if place.is_file():
+        return _from_coco([place], classes)
+    if coco := sorted(path for path in place.glob("*.json") if path.name != CONDITIONS):
+        return _from_coco(coco, classes)
+    return _file_reader(dataset, place, classes)
 
 
 def _label_folder(root: Path, part: str) -> Path | None:
@@ -190,7 +208,8 @@ def _from_coco(files: list[Path], classes: tuple[str, ...]) -> Callable[[Pair], 
             if table.setdefault(stem, file) != file:
                 raise DataError(
                     f"{path}: lists {stem} as {origin[stem].name} does, with other boxes; expected an image in one of "
-                    "the files, as boxes go to pairs by its name; keep the files of one camera"
+                    "the files, as boxes go to pairs by its name; keep the files of one camera, or give each part "
+                    "its own: --labels with {split} in its path"
                 )
             origin[stem] = path
     return lambda pair: table.get(pair.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from detection.annotations import CONDITIONS, read_annotations
@@ -53,6 +54,11 @@ class Bench:
     def test(self) -> PairSet:
         """The pairs that figures are about, in the order of their ids."""
         return self.only(self.split.test)
+
+    @cached_property
+    def sources_hash(self) -> str:
+        """SHA-256 over the source files of all pairs; a result's own hash is of the test pairs only."""
+        return self.pairs.sources_hash()
 
     @property
     def conditions(self) -> dict[str, NDArray[np.int64]]:
@@ -127,6 +133,10 @@ def open_bench(
     places = [place / CONDITIONS for place in (source if source.is_dir() else source.parent, pairs.root)]
     lights = conditions or next((path for path in places if path.exists()), None)
     listed = read_conditions(lights) if lights else {}
+    if conditions and not any({pair.key, pair.id} & listed.keys() for pair in kept):
+        raise DataError(
+            f"{conditions}: names none of the {len(kept)} images of {pairs.dataset}; expected ids such as {kept[0].id}"
+        )
     return Bench(replace(pairs, pairs=kept, label=split.label, faults=()), annotations, split, listed)
 
 

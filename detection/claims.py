@@ -27,6 +27,8 @@ class RunConfig:
         images: SHA-256 over the content of the row's images.
         split: hash of what is trained and tested on.
         labels: hash of the boxes.
+        sources: SHA-256 over the content of the source images, whatever kind of input a row is.
+        architecture: SHA-256 of the network's description; ``recipe.model`` may be a file that changes.
         start: SHA-256 of the weights to begin with, or empty.
         recipe: how to train.
     """
@@ -37,6 +39,8 @@ class RunConfig:
     images: str
     split: str
     labels: str
+    sources: str
+    architecture: str
     start: str
     recipe: DetectorRecipe
 

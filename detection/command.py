@@ -24,8 +24,8 @@ from emma_core.options import (
     configured,
     find_dataset,
     named_folders,
-    numbers,
     progress_bar,
+    read_seeds,
     refuse_faults,
 )
 
@@ -220,7 +220,7 @@ def _training(options: _TrainingOptions, size: int | None, device: str) -> _Trai
     recipe = configured(named, options.config, changed)
     recipe = changed(recipe, {}, model=options.model, epochs=options.epochs, size=size)
     title = name if recipe == named else f"{name}, changed"
-    return _Training(title, recipe, numbers("--seeds", options.seeds or "0"), options.pretrained, device)
+    return _Training(title, recipe, read_seeds("--seeds", options.seeds or "0"), options.pretrained, device)
 
 
 def _prepare(runs: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from detection import scoring
@@ -22,6 +23,7 @@ from detection.weights import read_weights
 from detection.yolo import (
     WEIGHTS,
     WORK,
+    architecture_hash,
     build_network,
     load_detector,
     matching_tensors,
@@ -76,13 +78,29 @@ class TrainingSetup:
             "start": f"{self.start.path.name} {self.start.sha256}" if self.start else "from scratch",
             "split": bench.split.hash,
             "labels": bench.annotations.hash,
+            "sources": bench.sources_hash,
+            "architecture": self.architecture,
         }
+
+    @cached_property
+    def architecture(self) -> str:
+        """SHA-256 of the network's description."""
+        return architecture_hash(self.recipe)
 
     def config(self, bench: Bench, row: str, images: str, seed: int) -> RunConfig:
         """Return what one run is."""
-        start = self.start.sha256 if self.start else ""
-        dataset, split, labels = bench.pairs.dataset, bench.split.hash, bench.annotations.hash
-        return RunConfig(dataset, row, seed, images, split, labels, start, self.recipe)
+        return RunConfig(
+            dataset=bench.pairs.dataset,
+            row=row,
+            seed=seed,
+            images=images,
+            split=bench.split.hash,
+            labels=bench.annotations.hash,
+            sources=bench.sources_hash,
+            architecture=self.architecture,
+            start=self.start.sha256 if self.start else "",
+            recipe=self.recipe,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,8 +167,10 @@ def evaluate_rows(
         "size": detector.size,
         "split": bench.test.hash,
         "labels": bench.annotations.hash,
+        "sources": bench.test.sources_hash(),
     }
-    table = open_table(bench, runs, recipe, [scoring.ONE_DETECTOR_NOTE], comparable=False)
+    notes = [scoring.ONE_DETECTOR_NOTE, *_unknown(detector.classes, bench)]
+    table = open_table(bench, runs, recipe, notes, comparable=False)
     places = {result_folder(runs, TASK, table.common.dataset, table.common.split, row.name): row for row in rows}
     kept = {path.parent: found for path, found in read_results(table.path).items() if path.parent not in places}
     for place, found in kept.items():
@@ -171,6 +191,13 @@ def numbers_by_name(found: Sequence[str], classes: Sequence[str]) -> list[int]:
     if all(number is None for number in numbers):
         raise UsageError(f"The detector knows {', '.join(found[:8])}, ...; none of {', '.join(classes)}")
     return [-1 if number is None else number for number in numbers]
+
+
+def _unknown(found: Sequence[str], bench: Bench) -> list[str]:
+    """Name the classes that a detector cannot find, which count in the means all the same."""
+    known = numbers_by_name(found, bench.classes)
+    lost = [name for number, name in enumerate(bench.classes) if number not in known]
+    return [f"The detector does not know {', '.join(lost)}: AP 0 there, and in the means."] if lost else []
 
 
 def _wanted(table: TableFolder, rows: Sequence[InputRow], setup: TrainingSetup, runs: Path) -> dict[Path, _Run]:

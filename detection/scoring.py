@@ -14,6 +14,7 @@ from emma_core.comparisons import Comparison
 from emma_core.errors import DataError
 from emma_core.files import read_text
 from emma_core.metrics.bootstrap import bootstrap
+from emma_core.pairs import without_suffix
 from emma_core.results import NAIVE_ROWS, Column, write_changed
 
 if TYPE_CHECKING:
@@ -86,13 +87,13 @@ def ap50(seeds: Sequence[Evaluation], chosen: Integers) -> NDArray[np.float64]:
 
 
 def read_conditions(path: Path) -> dict[str, str]:
-    """Read what light each image was taken in: a JSON object, condition by id.
+    """Read what light each image was taken in: a JSON object, condition by id or ``split/id``, an ending of it or not.
 
     Raises:
         DataError: it is no such file.
     """
     try:
-        return {str(key): str(value) for key, value in json.loads(read_text(path)).items()}
+        return {without_suffix(str(key)): str(value) for key, value in json.loads(read_text(path)).items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: no JSON object of conditions by id ({type(error).__name__}), e.g. {{'00000': 'day'}}"
@@ -106,13 +107,13 @@ def group_by_condition(
 
     Args:
         keys: ``split/id`` of the images.
-        listed: condition by id.
+        listed: condition by ``split/id`` or id.
         endings: conditions that ids tell by their end: name, and that end.
     """
     groups: dict[str, list[int]] = {}
     for number, key in enumerate(keys):
         told = (name for name, ending in endings if key.endswith(ending))
-        condition = listed.get(key.rpartition("/")[2]) or next(told, None)
+        condition = listed.get(key) or listed.get(key.rpartition("/")[2]) or next(told, None)
         if condition:
             groups.setdefault(condition, []).append(number)
     return {condition: np.array(groups[condition], np.int64) for condition in sorted(groups)}

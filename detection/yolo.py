@@ -34,6 +34,7 @@ from detection.weights import DetectorInfo, read_weights, save_detector
 from emma_core.chance import seeded
 from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
 from emma_core.images import to_8bit
+from emma_core.manifest import sha256
 from emma_core.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -104,6 +105,15 @@ def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionM
     if not isinstance(network.model[-1], modules.Detect):
         raise UsageError(f"--model {recipe.model}: is no detector of the YOLO family, e.g. yolov5s")
     return network
+
+
+def architecture_hash(recipe: DetectorRecipe) -> str:
+    """Return the SHA-256 of the description of a network, wherever it is from.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    return sha256(json.dumps(_architecture(recipe), sort_keys=True).encode())
 
 
 def _architecture(recipe: DetectorRecipe) -> dict[str, Any]:

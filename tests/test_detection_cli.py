@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import emma, emma_process, tree
 from detection_bench import detect, make_bench, untrained
 from tiny import TINY_DETECTOR
+from ultralytics.nn.tasks import yaml_model_load
 
+from detection.weights import read_weights, save_detector
 from emma_core.comparisons import read_comparisons
-from emma_core.images import read_image
+from emma_core.images import read_image, write_image
 from emma_core.pictures import read_index
 from emma_core.results import read_result
 
@@ -190,6 +194,34 @@ def test_rows_of_other_settings_do_not_come_into_the_folder_of_a_table(bench, do
     assert tree(table_folder(bench)) == before
 
 
+@pytest.mark.parametrize("name", ["00002", "00000"])  # one to train on, one to test on
+def test_a_row_on_other_source_images_does_not_join_a_table(bench, done, tmp_path, name):
+    """Images made elsewhere may stay what they are while the cameras' are replaced: their rows would be stale."""
+    data = shutil.copytree(bench / "data", tmp_path / "data") / "M3FD"
+    runs = shutil.copytree(bench / "runs", tmp_path / "runs")
+    before = tree(runs)
+    (camera,) = (data / "Vis").glob(f"{name}.*")
+    write_image(camera, 1 - read_image(camera).astype(np.float32) / 255)
+    options = ["--conditions", bench / "lights.json", "--split", "thirds", "--root", data, "--runs", runs]
+    outcome = detect(bench, *options, "--ir")
+    assert outcome.returncode == 2
+    assert "holds a run of other settings (" in outcome.stderr
+    assert tree(runs) == before
+
+
+def test_a_model_of_ones_own_that_was_changed_is_another_one(bench, tmp_path):
+    model = tmp_path / "mine.yaml"
+    content = yaml_model_load("yolov5n.yaml")
+    model.write_text(json.dumps(content))  # JSON is YAML
+    options = ["--split", "thirds", "--ir", "--model", model, "--epochs", "1", "--runs", tmp_path / "runs"]
+    assert detect(bench, *options).returncode == 0
+    content["scales"]["n"][0] = 0.66  # deeper
+    model.write_text(json.dumps(content))
+    outcome = detect(bench, *options)
+    assert outcome.returncode == 2
+    assert "holds a run of other settings (architecture: " in outcome.stderr
+
+
 def test_a_frozen_detector_on_every_row(bench, done):
     weights = table_folder(bench) / "VI" / "seed0" / "weights.safetensors"
     options = ["--split", "thirds", "--conditions", bench / "lights.json", "--evaluate-only", weights]
@@ -229,6 +261,17 @@ def test_a_frozen_detector_on_other_labels_does_not_take_the_differences_of_the_
     assert emma("detect", *options, "--ir", "--vis").returncode == 0  # with all of its rows, the table is made anew
 
 
+def test_classes_that_a_frozen_detector_does_not_know_are_named(bench, done, tmp_path):
+    found = read_weights(table_folder(bench) / "VI" / "seed0" / "weights.safetensors")
+    assert found.info
+    names = ["Deer" if name == "Lamp" else name for name in found.info.classes]
+    save_detector(tmp_path / "w.safetensors", found.tensors, replace(found.info, classes=tuple(names)))
+    options = ["--split", "thirds", "--evaluate-only", tmp_path / "w.safetensors", "--ir", "--runs", tmp_path]
+    outcome = untrained(bench, *options)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "The detector does not know Lamp: AP 0 there, and in the means." in outcome.stdout
+
+
 def test_the_split_of_a_run_can_be_given_to_another(bench, done):
     outcome = detect(bench, "--split-file", table_folder(bench) / "split.json", "--dry-run")
     assert outcome.returncode == 0
@@ -262,6 +305,25 @@ def test_killed_for_real_it_goes_on(bench, tmp_path):
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == list(range(1, 41))
     assert (log.parent / "result.json").exists()
+
+
+@pytest.mark.parametrize("spell", [str, "all/{}".format, "{}.png".format, "all/{}.PNG".format])
+def test_light_is_told_by_ids_parts_and_names_of_files(bench, done, tmp_path, spell):
+    lights = json.loads((bench / "lights.json").read_text())
+    (tmp_path / "lights.json").write_text(json.dumps({spell(name): light for name, light in lights.items()}))
+    split = ["--root", bench / "data" / "M3FD", "--split", "thirds"]
+    weights = table_folder(bench) / "VI" / "seed0" / "weights.safetensors"
+    options = [*split, "--conditions", tmp_path / "lights.json", "--ir", "--evaluate-only", weights]
+    assert emma("detect", *options, "--runs", tmp_path).returncode == 0
+    (result,) = (tmp_path / "detect").rglob("result.json")
+    assert [column.name for column in read_result(result).columns][-2:] == ["mAP@0.5 day", "mAP@0.5 night"]
+
+
+def test_lights_of_other_images_are_refused(bench, tmp_path):
+    (tmp_path / "lights.json").write_text(json.dumps({"another": "day"}))
+    outcome = detect(bench, "--split", "thirds", "--ir", "--conditions", tmp_path / "lights.json", "--dry-run")
+    assert outcome.returncode == 1
+    assert "lights.json: names none of the 12 images of M3FD-sample; expected ids such as 00000" in outcome.stderr
 
 
 def test_help_loads_nothing_heavy_and_shows_an_example():

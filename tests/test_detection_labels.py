@@ -206,6 +206,46 @@ def test_two_coco_files_of_one_image_do_not_lose_the_boxes_of_one(tmp_path):
     assert read_annotations(pairs_of(root)).counts(["all/000"])["Lamp"] == 1  # nothing is lost
 
 
+def parted(tmp_path, **boxes):
+    """Pairs of two parts that are numbered from the start in each, and a COCO file for each, with so many lamps."""
+    root = tmp_path / "MSRS"
+    for part, count in boxes.items():
+        write_pairs(root / part, 1, folders=("ir", "vi"))
+        lamps = [{"image_id": "x", "category_id": 7, "bbox": [1, 2 + index, 3, 4]} for index in range(count)]
+        (root / f"{part}.json").write_text(coco(annotations=lamps))
+    return root
+
+
+def test_each_part_has_the_boxes_of_its_own_coco_file(tmp_path):
+    root = parted(tmp_path, train=1, test=3)
+    found = read_annotations(pairs_of(root, "MSRS"), root / "{split}.json", M3FD)
+    assert {key: len(image.classes) for key, image in found.images.items()} == {"train/000": 1, "test/000": 3}
+
+
+@pytest.mark.parametrize("form", ["one file", "a folder of text"])
+def test_boxes_that_may_be_of_the_pairs_of_two_parts_are_refused(tmp_path, form):
+    root = parted(tmp_path, train=1, test=3)
+    labels = root / "train.json"
+    if form != "one file":
+        labels = tmp_path / "text"
+        labels.mkdir()
+        (labels / "000.txt").write_text("2 0.5 0.5 0.2 0.2\n")
+        (labels / "classes.txt").write_text("\n".join(M3FD))
+    with pytest.raises(DataError, match=r"has boxes of 000, as pairs of several parts of MSRS are called; .*\{split\}"):
+        read_annotations(pairs_of(root, "MSRS"), labels, M3FD)
+
+
+def test_two_coco_files_of_two_parts_say_how_to_keep_them_apart(tmp_path):
+    root = parted(tmp_path, train=1, test=3)
+    (root / "labels").mkdir()
+    for part in ("train", "test"):
+        (root / f"{part}.json").rename(root / "labels" / f"{part}.json")
+    with pytest.raises(DataError, match=r"with other boxes; .*give each part its own: --labels with \{split\}"):
+        read_annotations(pairs_of(root, "MSRS"), None, M3FD)
+    found = read_annotations(pairs_of(root, "MSRS"), root / "labels" / "{split}.json", M3FD)
+    assert found.counts(found.images)["Lamp"] == 4
+
+
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
 def test_voc_without_a_size_is_in_pixels_as_with_it(tmp_path, size):
     root = m3fd(tmp_path)
