@@ -204,4 +204,4 @@ def summarise(table: TableFolder, rows: Sequence[InputRow], scored: Sequence[Sco
 
 def _place_in_table(scored: Scored) -> tuple[object, ...]:
     result = scored.result
-    return row_order(result.row, result.dataset, baseline=result.baseline), result.seed or 0
+    return row_order(result.row, baseline=result.baseline), result.seed or 0

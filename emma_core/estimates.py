@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from emma_core.batches import AT_ONCE
+from emma_core.errors import DataError
 from emma_core.evaluate import TASK as EVALUATE
 from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
@@ -63,7 +64,7 @@ def estimate(step: Step, request: Request, earlier: Sequence[Step] = ()) -> Esti
         earlier: steps that are run before it; what they fuse is not fused again.
 
     Returns:
-        The time, or None where nothing is known of it.
+        The time, or None where nothing is known of it; the few pairs may all be unusable.
 
     Raises:
         EmmaError: the step cannot be run, e.g. without weights.
@@ -76,7 +77,10 @@ def estimate(step: Step, request: Request, earlier: Sequence[Step] = ()) -> Esti
         pairs = _unfused(step, request, earlier)
         seconds += _timed(pairs, lambda few, folder: fuse_dataset(few, fuser, folder))
     if step.arguments[0] != FUSE:
-        seconds += _timed(step.pairs, lambda few, folder: evaluate_dataset(few, (), folder))
+        try:
+            seconds += _timed(step.pairs, lambda few, folder: evaluate_dataset(few, (), folder))
+        except DataError:
+            return None
     return Estimate(seconds)
 
 

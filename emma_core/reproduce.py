@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from emma_core.pairs import PairSet
     from emma_core.report.parts import Table
+    from emma_core.results import Result
 
 FUSE = "fuse-dataset"
 TRAINING = "training"
@@ -257,9 +258,9 @@ def _is_fused(pairs: PairSet, request: Request) -> bool:
 
 def _is_complete(table: Table, step: Step, request: Request) -> bool:
     """Tell whether a table holds every row and seed that a step makes, on images as the paper's are."""
-    if not is_of(table, step, request) or not all(map(comparable, table.results)):
+    if not is_of(table, step, request) or not all(_is_as_wanted(result, step) for result in table.results):
         return False
-    if _split_of(step) not in {None, table.split}:
+    if not _is_of_split(table, step):
         return False  # another split, of a list of ids, or the first so many
     return not missing_runs(table, step, request) and _is_of_these_files(table, step)
 
@@ -275,11 +276,17 @@ def _is_of_these_files(table: Table, step: Step) -> bool:
     return measured in {"", step.pairs.sources_hash()}
 
 
-def _split_of(step: Step) -> str | None:
-    """Name the split that a step's results are about; of a rendered sample, a task that trains chooses it."""
+def _is_as_wanted(result: Result, step: Step) -> bool:
+    """Tell whether a result is over images as the paper's are, or over all parts of them that are there."""
+    return comparable(result) or (result.comparable and set(result.parts) == set(step.pairs.parts))
+
+
+def _is_of_split(table: Table, step: Step) -> bool:
+    """Tell whether a table is about a step's split; of a rendered sample, a task that trains chooses it."""
     if step.paper.split and step.pairs.dataset == step.paper.dataset:
-        return step.paper.split
-    return None if step.trains else step.pairs.label
+        return table.split == step.paper.split
+    only_part = step.pairs.parts if len(step.pairs.parts) == 1 else ()  # medical calls a table of one modality by it
+    return step.trains or table.split in {step.pairs.label, *only_part}
 
 
 def checkpoint_of(method: str, request: Request) -> str | None:

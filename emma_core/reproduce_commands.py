@@ -96,7 +96,8 @@ def _total(found: Sequence[Estimate | None]) -> str:
     unknown = [each for each in found if each is None]
     parts = [_duration(sum(measured))] if measured else []
     parts += [f"{counted(len(guessed), 'training step')} {_guess(sum(guessed))}"] if guessed else []
-    parts += [f"{counted(len(unknown), 'step')} of unknown length (no row run here by this recipe)"] if unknown else []
+    why = "no row run here by this recipe, or pairs that cannot be read"
+    parts += [f"{counted(len(unknown), 'step')} of unknown length ({why})"] if unknown else []
     return f"Takes {'; '.join(parts)}" if parts else "Nothing to run"
 
 

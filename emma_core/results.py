@@ -18,9 +18,14 @@ from emma_core.files import read_bytes, read_text
 from emma_core.images import write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from emma_core.datasets import Side
     from emma_core.pairs import PairSet
+
+SOURCE_ROWS: Mapping[str, Side] = {"IR": "infrared", "VI": "visible", "MRI": "visible", "other": "infrared"}
+"""Rows of one source alone, and the side where each stands; no other row may be called so."""
 
 NAIVE_ROWS = ("mean", "max")
 """Rules that are no method, but that every table of fused images needs."""

@@ -18,7 +18,7 @@ from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest, unusual
 from emma_core.pairs import Pair, PairSet, images_by_stem, on_any_disk
-from emma_core.results import NAIVE_ROWS
+from emma_core.results import NAIVE_ROWS, SOURCE_ROWS
 from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RECORDS = (MANIFEST, JOURNAL)
 """Files that tell a folder of ``fuse-dataset``, finished or not."""
 
-FIXED_ROWS = ("IR", "VI", "MRI", "other", *NAIVE_ROWS)
+FIXED_ROWS = (*SOURCE_ROWS, *NAIVE_ROWS)
 """Rows that a table has without anybody naming them: each source alone, and the naive rules."""
 
 

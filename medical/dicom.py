@@ -37,7 +37,7 @@ def read_dicom(path: Path, window: Window | None) -> Scan:
         return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored", affine=place)
     values = reader("pydicom.pixels").apply_modality_lut(stored, dataset).astype(np.float32)
     refuse_unusable(values, "pixels")
-    shown, used, grey = _windowed(values, dataset, window)
+    shown, used, grey = _windowed(values, dataset, window, _padding(stored, dataset))
     return Scan(_slices(1 - grey if photometry == "MONOCHROME1" else grey, 2), "DICOM", shown, used, place)
 
 
@@ -100,12 +100,13 @@ def _windowed(
     values: NDArray[np.float32],
     dataset: Any,  # noqa: ANN401
     window: Window | None,
+    padding: NDArray[np.bool_],
 ) -> tuple[Shown, Window, FloatImage]:
-    """Show values in the window asked for, in the file's first one, or in whole."""
+    """Show values in the window asked for, in the file's first one, or in whole but for padding around the scan."""
     if window is not None:
         return "given", window, window.show(values)
     if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
-        window = whole_range(values)
+        window = whole_range(values if padding.all() else values[~padding])
         return "range", window, window.show(values)
     window = Window(_first(dataset.WindowCenter), _first(dataset.WindowWidth))
     function = str(dataset.get("VOILUTFunction", "LINEAR")).upper()
@@ -113,6 +114,16 @@ def _windowed(
     if not window.width > 0 or window.width < smallest:
         raise DataError(f"asks for a window {window.width:g} wide; give one with --window or --mri-window CENTRE,WIDTH")
     return "file", window, _show(values, window, function)
+
+
+def _padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:  # noqa: ANN401
+    """Tell the pixels that only fill the frame, PS3.3 C.7.5.1.1.2: one stored value, or a range of them."""
+    ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return np.zeros(stored.shape, np.bool_)
+    known = [int(end) for end in ends if end is not None]
+    padding: NDArray[np.bool_] = (stored >= min(known)) & (stored <= max(known))
+    return padding
 
 
 def _show(values: NDArray[np.float32], window: Window, function: str) -> FloatImage:

@@ -77,12 +77,13 @@ def _panels(pair: Pair, rows: Sequence[InputRow], shown: str, scores: Scores) ->
     """Draw images above their maps: the two scans, the maximum, and the row that is shown."""
     spec = scores.pairs.spec
     images = row_images(pair, rows, spec)
-    sources = {"MRI": images[spec.visible_label], pair.split.removeprefix("MRI-"): images[spec.infrared_label]}
-    columns = {**dict(zip(sources, (spec.visible_label, spec.infrared_label), strict=True)), "max": "max", shown: shown}
-    panels = [[(title, _in_colour(_as_seen(name, pair, rows, images))) for title, name in columns.items()]]
-    for source, levels in sources.items():
-        shares = [float(detail_survival(levels[None], images[name][None])) for name in columns.values()]
-        maps = [paint_survival(levels, images[name]) for name in columns.values()]
+    sources = (("MRI", spec.visible_label), (pair.split.removeprefix("MRI-"), spec.infrared_label))
+    columns = (*sources, ("max", "max"), (shown, shown))  # two titles may be one: scans of two MRI sequences
+    panels = [[(title, _in_colour(_as_seen(name, pair, rows, images))) for title, name in columns]]
+    for source, scan in sources:
+        levels = images[scan]
+        shares = [float(detail_survival(levels[None], images[name][None])) for _, name in columns]
+        maps = [paint_survival(levels, images[name]) for _, name in columns]
         panels.append([(f"{source} detail {share:.2f}", painted) for share, painted in zip(shares, maps, strict=True)])
     return _tiled(panels)
 

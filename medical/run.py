@@ -108,7 +108,7 @@ def evaluate_medical(
     """
     measures = medical_measures(all_metrics=all_metrics)
     scores = score_pairs(pairs, rows, measures, device=device, on_pair=on_pair)
-    parts = _parts(scores)
+    parts = _parts(scores, pairs)
     for part in parts:
         folder = pictures_folder(table_folder(runs, TASK, pairs.dataset, part.pairs.label))
         write_maps(part, (*source_rows(pairs), *rows), shown, folder)
@@ -116,10 +116,15 @@ def evaluate_medical(
     return Outcome(tuple(_write_table(table, runs, (NOTE, *notes)) for table in tables), scores.faults)
 
 
-def _parts(scores: Scores) -> list[Scores]:
-    """Part the scores by modality, each under a name that also says which list of ids it is of."""
+def _parts(scores: Scores, asked: PairSet) -> list[Scores]:
+    """Part the scores by modality, each under a name that also says which list of ids it is of.
+
+    Args:
+        scores: of the pairs that could be scored.
+        asked: all pairs that were to be scored; if they are of one modality, they have its name already.
+    """
     pairs = scores.pairs
-    if len(pairs.parts) == 1:
+    if len(asked.parts) == 1:
         return [scores]
     prefix = "" if pairs.label == "all" else f"{pairs.label}-"
     return [scores.part(split, prefix + split) for split in pairs.parts]

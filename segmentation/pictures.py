@@ -296,7 +296,7 @@ def _seeds(shown: Sequence[Scored], scored: Sequence[Scored]) -> str:
 
 
 def _order(each: Scored) -> tuple[Any, ...]:
-    return row_order(each.input, each.result.dataset, baseline=each.result.baseline)
+    return row_order(each.input, baseline=each.result.baseline)
 
 
 def _image_miou(matrices: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -27,6 +27,9 @@ from emma_core.metrics.detail import detail_survival
 from emma_core.metrics.fusion import fusion_metrics
 from emma_core.pairs import find_pairs
 from emma_core.pictures import read_index
+from emma_core.report.figure import plot_of
+from emma_core.report.gallery import collect_galleries
+from emma_core.report.tables import read_tables
 from emma_core.results import read_result
 from emma_core.rows import fused_rows
 from emma_core.samples import write_samples
@@ -210,6 +213,37 @@ def test_the_same_images_as_two_folders_score_the_same(place, done):
     assert own.values == pytest.approx(read_result(folder(place, "MRI-PET") / "EMMA" / "result.json").values)
     fused = place / "runs" / "fused" / "Harvard-sample" / "EMMA" / "MRI-PET"
     assert tree(place / "own" / "fused" / "MRI-PET" / "EMMA" / "MRI-PET") == tree(fused)
+
+
+@pytest.mark.parametrize("modality", ["MRI", "max", "EMMA"])
+def test_a_modality_may_be_called_like_what_stands_beside_it(place, done, tmp_path, modality):
+    """Two sequences of MRI are one such case; a panel of the maps each."""
+    sides = ["--mri", "Harvard/MRI-CT/MRI", "--other", "Harvard/MRI-CT/CT", "--modality", modality]
+    run = medical(place, *sides, "--runs", tmp_path)
+    assert run.returncode == 0, run.stderr
+    maps = tmp_path / "medical" / f"MRI-{modality}" / "all" / "pictures"
+    usual = folder(place, "MRI-CT") / "pictures" / "detail-0001.png"
+    assert read_image(maps / "detail-0001.png").shape == read_image(usual).shape
+
+
+def test_scans_of_ones_own_are_called_so_in_the_report(place, tmp_path):
+    sides = ["--mri", "Harvard/MRI-CT/MRI", "--other", "Harvard/MRI-CT/CT", "--modality", "FLAIR"]
+    assert medical(place, *sides, "--dataset", "heads", "--runs", tmp_path).returncode == 0
+    (gallery,), _ = collect_galleries(tmp_path)
+    assert [picture.name for picture in gallery.examples[0].pictures] == ["FLAIR", "MRI", "EMMA"]
+    (table,), _ = read_tables(tmp_path)
+    legend = dict(plot_of(table).legend)
+    assert (legend["infrared"], legend["visible"], legend["baseline"]) == ("other alone", "MRI alone", "naive rule")
+
+
+def test_the_table_of_the_only_modality_that_could_be_scored_is_called_by_it(place, tmp_path):
+    shutil.copytree(place / "Harvard", tmp_path / "Harvard")
+    for pair in pairs_of(tmp_path):
+        if pair.split != "MRI-CT":
+            pair.visible.write_bytes(b"")
+    run = medical(place, "--root", tmp_path / "Harvard", "--runs", tmp_path / "runs")
+    assert run.returncode == 1
+    assert [path.name for path in (tmp_path / "runs" / "medical" / "Harvard-sample").iterdir()] == ["MRI-CT"]
 
 
 def test_a_pair_that_cannot_be_used_is_named_and_the_rest_is_done(place, tmp_path):

@@ -81,6 +81,21 @@ def test_without_a_window_the_whole_range_is_shown(tmp_path):
     assert np.unique(flat.images[0]).tolist() == [0.5]
 
 
+@pytest.mark.parametrize(("limit", "low"), [(None, 5), (10, 15)])
+def test_padding_around_a_scan_does_not_take_its_grey_levels(tmp_path, limit, low):
+    stored = STORED.astype(np.int16)
+    stored[:, :4] = -2000
+    stored[0, 4:7] = (5, 10, 15)  # the smallest values of the scan itself
+    padded = {"PixelPaddingValue": -2000, "PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
+    if limit is not None:
+        padded["PixelPaddingRangeLimit"] = limit
+    scan = read_scan(save(tmp_path / "a.dcm", dicom(stored, **padded)))
+    high = int(STORED.max())
+    np.testing.assert_allclose(scan.images[0], np.clip((stored - low) / (high - low), 0, 1), atol=1e-6)
+    blank = dicom(np.full_like(stored, -2000), **padded)
+    assert np.unique(read_scan(save(tmp_path / "blank.dcm", blank)).images[0]).tolist() == [0.5]
+
+
 def test_slope_and_intercept_are_applied(tmp_path):
     data = dicom(RescaleSlope=2.5, RescaleIntercept=-10)
     scan = read_scan(save(tmp_path / "a.dcm", data), Window(90, 200))

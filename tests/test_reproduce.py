@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 import types
@@ -186,6 +187,15 @@ def test_table_5_is_of_emma_and_of_the_weights_asked_for(tmp_path):
     )
     every = emma("reproduce", "all", "--root", tmp_path, "--runs", tmp_path / "runs", "--method", "max", "--dry-run")
     assert "Table 5: done     emma-tasks medical" in every.stdout
+
+
+def test_scans_of_one_modality_are_not_scored_again(tmp_path, calls):
+    write_samples(tmp_path, ["Harvard"], pairs=4, size=(64, 96))
+    for part in ("MRI-PET", "MRI-SPECT"):
+        shutil.rmtree(tmp_path / "Harvard" / part)
+    for _ in range(2):
+        assert emma("reproduce", "table5", "--root", tmp_path, "--runs", tmp_path / "runs").returncode == 0
+        assert calls == [("medical", "--root")]
 
 
 @pytest.mark.parametrize(

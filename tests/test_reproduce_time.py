@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,15 @@ def test_medical_is_timed_on_two_pairs_fusing_and_scoring(root, tmp_path, timed)
     assert estimate(step, request).seconds == 10 + count
 
 
+def test_pairs_that_cannot_be_read_stop_no_reproduction(root, tmp_path):
+    data = shutil.copytree(root, tmp_path / "data")
+    found, request = steps(data, tmp_path / "runs", "table1")
+    step = found["evaluate", "MSRS"]
+    for pair in step.pairs.pairs[:2]:
+        pair.infrared.write_bytes(b"")
+    assert estimate(step, request) is None
+
+
 def test_fusing_is_timed_by_the_pairs_that_a_stopped_run_left(root, tmp_path, timed):
     emma("fuse-dataset", "M3FD", "--root", root / "M3FD", "--runs", tmp_path, "--method", "max", "--limit", "3")
     found, request = steps(root, tmp_path, "table3")
@@ -119,5 +129,7 @@ def test_rows_that_were_run_here_are_believed_before_any_guess(root, tmp_path):
 def test_of_a_recipe_without_a_documented_cost_nothing_is_said(root, tmp_path):
     done = reproduce("table3", root, tmp_path, "--recipe", "demo", "--dry-run")
     assert any(" detect " in line and line.endswith("(time unknown)") for line in done.stdout.splitlines())
-    assert done.stdout.splitlines()[-1].endswith("; 1 step of unknown length (no row run here by this recipe)")
+    assert done.stdout.splitlines()[-1].endswith(
+        "; 1 step of unknown length (no row run here by this recipe, or pairs that cannot be read)"
+    )
     assert "2 steps of unknown length" in _total([None, None])

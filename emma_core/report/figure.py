@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from emma_core.report.paper import METHOD
-from emma_core.report.parts import Cell, arrow, cell_text, source_labels, unqualified
+from emma_core.report.parts import Cell, arrow, cell_text, unqualified
+from emma_core.results import SOURCE_ROWS
 from emma_core.text import plain
 
 if TYPE_CHECKING:
@@ -160,18 +161,15 @@ def _cells(table: Table, index: int) -> Iterator[_Drawn]:
     """Go through the figures of a column: ours, then EMMA as first published."""
     for row in table.rows:
         if math.isfinite(row.cells[index].value):
-            yield row.name, _kind(row, table.dataset), row.cells[index], table.columns[index].digits
+            yield row.name, _kind(row), row.cells[index], table.columns[index].digits
     for published in table.published[:1]:
         for row in published.rows:
             if row.name == METHOD and math.isfinite(row.cells[index].value):
                 yield f"{METHOD} (paper)", "paper", row.cells[index], published.paper.digits
 
 
-def _kind(row: TableRow, dataset: str) -> str:
-    if not row.baseline:
-        return "fused"
-    labels = source_labels(dataset)
-    return {labels[0]: "infrared", labels[1]: "visible"}.get(unqualified(row.name), "baseline")
+def _kind(row: TableRow) -> str:
+    return SOURCE_ROWS.get(unqualified(row.name), "baseline") if row.baseline else "fused"
 
 
 def _of_one_kind(columns: Sequence[Column], drawn: Sequence[Sequence[_Drawn]]) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from emma_core.datasets import DATASETS
 from emma_core.errors import EmmaError, ImageError
 from emma_core.images import encode_preview, read_image
 from emma_core.manifest import MANIFEST, Manifest, Row, file_sha256, read_manifest
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from emma_core.images import FloatImage
 
 LONGER_SIDE = 720  # pixels; enough for half a desktop screen, and six pairs of three sets stay below 8 MB
+
+_SCANNED = DATASETS["Harvard"].visible_label
 
 Kind = Literal["infrared", "visible", "fused"]
 
@@ -164,10 +167,9 @@ def _source(manifests: dict[Path, Manifest], key: str, side: Literal["infrared",
 
 
 def _labels(dataset: str, split: str) -> tuple[str, str]:
-    """Name the two sides; a split like ``MRI-CT`` tells what its other side is."""
-    infrared, visible = source_labels(dataset)
-    first, _, rest = split.partition("-")
-    return (rest if first == visible and rest else infrared), visible
+    """Name the two sides; a split like ``MRI-CT`` tells both, of scans of one's own too."""
+    mri, _, other = split.partition("-")
+    return (other, mri) if mri == _SCANNED and other else source_labels(dataset)
 
 
 def _picture(name: str, kind: Kind, path: Path, sha256: str) -> Picture:

@@ -19,7 +19,7 @@ from emma_core.report.beside import published_beside
 from emma_core.report.missing import commands_text, needed_rows
 from emma_core.report.notes import fused_since, notes_of
 from emma_core.report.parts import Cell, Table, TableRow, source_labels, unqualified
-from emma_core.results import find_results, read_result
+from emma_core.results import NAIVE_ROWS, SOURCE_ROWS, find_results, read_result
 from emma_core.text import plain
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from emma_core.report.parts import Mark
     from emma_core.results import Column, Result
+
+_BASELINES = ("infrared", "visible", *NAIVE_ROWS)
+"""Rows without fusion, in their order."""
 
 
 def collect_tables(runs: Path) -> tuple[list[Table], list[str]]:
@@ -104,11 +107,10 @@ def table_of(results: Sequence[Result], files: Sequence[str] = ()) -> Table:
     )
 
 
-def row_order(name: str, dataset: str = "", *, baseline: bool = False) -> tuple[bool, int, bool, str]:
-    """Sorting key of rows: IR, VI, mean, max, then other methods by name, EMMA last."""
-    labels = source_labels(dataset)
-    ranks = {"IR": 0, "VI": 1, "other": 0, "MRI": 1, labels[0]: 0, labels[1]: 1, "mean": 2, "max": 3}
-    rank = ranks.get(unqualified(name), 4) if baseline else 4
+def row_order(name: str, *, baseline: bool = False) -> tuple[bool, int, bool, str]:
+    """Sorting key of rows: infrared, visible (or what stands for them), mean, max, other methods by name, EMMA last."""
+    kind = SOURCE_ROWS.get(unqualified(name), unqualified(name))
+    rank = _BASELINES.index(kind) if baseline and kind in _BASELINES else len(_BASELINES)
     return not baseline, rank, name.upper().startswith("EMMA"), name.lower()
 
 
@@ -117,7 +119,7 @@ def _rows(results: Sequence[Result], paths: Sequence[str]) -> list[TableRow]:
     for result, path in zip(results, paths, strict=True):
         groups.setdefault(result.row, []).append((result, path))
     rows = [_row(members) for members in groups.values()]
-    return sorted(rows, key=lambda row: _order(row, results[0].dataset))
+    return sorted(rows, key=_order)
 
 
 def _row(members: list[tuple[Result, str]]) -> TableRow:
@@ -168,7 +170,7 @@ def _completed(table: Table, runs: Path, said: Sequence[tuple[str, Comparison]])
     known = _about(table, said)
     return replace(
         table,
-        rows=tuple(sorted((*table.rows, *lacking), key=lambda row: _order(row, table.dataset))),
+        rows=tuple(sorted((*table.rows, *lacking), key=_order)),
         notes=(*table.notes, *fused_since(table.rows, runs), *advice),
         comparisons=tuple(comparison for _, comparison in known),
         compared_in=tuple(dict.fromkeys(file for file, _ in known)),
@@ -189,8 +191,8 @@ def _not_run(table: Table) -> tuple[list[TableRow], list[str]]:
     return rows, advice
 
 
-def _order(row: TableRow, dataset: str) -> tuple[bool, int, bool, str]:
-    return row_order(row.name, dataset, baseline=row.baseline)
+def _order(row: TableRow) -> tuple[bool, int, bool, str]:
+    return row_order(row.name, baseline=row.baseline)
 
 
 def _read_comparisons(runs: Path) -> tuple[list[tuple[str, Comparison]], list[str]]:
