@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,6 +86,7 @@ def _onnx(network: UFuser) -> bytes:
     if missing:
         raise UsageError(f"ONNX needs {', '.join(missing)}; install: pip install {' '.join(missing)}")
     names = ["infrared", "visible"]
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of every constant that it leaves as it is
     program = torch.onnx.export(_trace(network), dynamo=True, input_names=names, output_names=["fused"], verbose=False)
     content: bytes = program.model_proto.SerializeToString()  # type: ignore[union-attr]
     return content

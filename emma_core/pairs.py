@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emma_core.datasets import SAMPLE_MARK, sample_of
+from emma_core.datasets import SAMPLE_MARK, declared, sample_of
 from emma_core.errors import DataError
 from emma_core.files import read_bytes
 from emma_core.text import is_plain_name
@@ -329,12 +329,10 @@ def refuse_ambiguous(listed: Sequence[str], pairs: Sequence[Pair], split_file: P
 
 
 def _nothing_found(spec: DatasetSpec, root: Path, split: str | None) -> str:
+    where = f". Where to get it: emma-tasks datasets {spec.name}" if declared(spec.name) else ""  # or it is one's own
     if not root.is_dir():
-        return f"{spec.name}: {root} is not a folder. Where to get the data set: emma-tasks datasets {spec.name}"
+        return f"{spec.name}: {root} is not a folder{where}"
     expected = " or ".join(
         f"{infrared} + {visible}" for part in spec.chosen(split) for infrared, visible in part.folders
     )
-    return (
-        f"{spec.name}: no pair of folders under {root} (expected {expected}). "
-        f"Where to get it: emma-tasks datasets {spec.name}"
-    )
+    return f"{spec.name}: no pair of folders under {root} (expected {expected}){where}"

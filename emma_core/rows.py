@@ -265,6 +265,7 @@ def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
         "--grey": "colour" in odd,
         f"--tile {odd.get('tile')}": "tile" in odd,
         f"--name {shlex.quote(folder.name)}": folder.name != manifest.method,
+        "--overwrite": manifest.root != str(pairs.root.resolve()),  # a folder of images holds those of one place
     }
     options = [option for option, needed in asked.items() if needed]
     return fuse_command(pairs, manifest.method, *options, *_into(folder.parents[2]))

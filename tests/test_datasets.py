@@ -119,6 +119,11 @@ def test_missing_folders_say_what_was_expected(tmp_path, made):
         find_pairs(dataset_spec("TNO"), tmp_path / "none")
 
 
+def test_nobody_is_told_where_to_get_what_is_his_own(tmp_path):
+    with pytest.raises(DataError, match=r"expected .*nowhere \+ .*vi\)$"):
+        find_pairs(folder_spec("mine", tmp_path / "nowhere", tmp_path / "vi"), tmp_path)
+
+
 def test_empty_folders(tmp_path):
     (tmp_path / "ir").mkdir()
     (tmp_path / "vi").mkdir()

@@ -126,6 +126,15 @@ def test_images_with_other_settings_say_so_and_the_command_named_makes_them(tmp_
     assert (again.returncode, "odd one: fused with range stretch, colour none." in again.stdout) == (0, True)
 
 
+def test_the_command_named_replaces_images_of_another_place(tmp_path):
+    roots = [write_pairs(tmp_path / f"{height}" / "TNO", 2, shape=(height, 64)) for height in (48, 56)]
+    assert emma("fuse-dataset", "TNO", "--root", roots[0], "--method", "laplacian", cwd=tmp_path).returncode == 0
+    refused = emma("evaluate", "TNO", "--root", roots[1], cwd=tmp_path)
+    command = refused.stderr.strip().rpartition("Make them with: emma-tasks ")[2]
+    assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
+    assert emma("evaluate", "TNO", "--root", roots[1], cwd=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize(("asked", "made"), [("--split-file", ["test/001"]), ("--split", ["test/000", "test/001"])])
 def test_the_command_named_fuses_what_was_asked_for_and_no_more(tmp_path, asked, made):
     root = tmp_path / "MSRS"
