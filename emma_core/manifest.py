@@ -278,6 +278,14 @@ def unusual(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key, usual in USUAL.items() if record.get(key, usual) != usual}
 
 
+def made_from(root: Path, manifest: Manifest) -> bool:
+    """Tell whether all images of a record were made from files as they lie below a folder now."""
+    return all(
+        (file_sha256(root / row.infrared), file_sha256(root / row.visible)) == (row.infrared_sha256, row.visible_sha256)
+        for row in manifest.rows.values()
+    )
+
+
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of some bytes in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
@@ -297,11 +305,7 @@ def _json(content: Mapping[str, Any], indent: int | None = None) -> str:
 
 def _refuse_other(folder: Path, identities: Sequence[Mapping[str, Any]], wanted: Manifest) -> None:
     """Refuse a folder of another identity; a data set that was moved, and is otherwise the same, may go on."""
-    moved = any(found.get("root") != wanted.root for found in identities) and all(
-        (file_sha256(Path(wanted.root) / row.infrared), file_sha256(Path(wanted.root) / row.visible))
-        == (row.infrared_sha256, row.visible_sha256)
-        for row in wanted.rows.values()
-    )
+    moved = any(found.get("root") != wanted.root for found in identities) and made_from(Path(wanted.root), wanted)
     for found in identities:
         _refuse_different(folder, {**found, "root": wanted.root} if moved else found, wanted.identity())
 

@@ -16,7 +16,7 @@ from emma_core.datasets import SAMPLE_SUFFIX, declared
 from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
-from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, read_manifest, unusual
+from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, made_from, read_manifest, unusual
 from emma_core.pairs import Pair, PairSet, images_by_stem, on_any_disk
 from emma_core.results import NAIVE_ROWS, SOURCE_ROWS
 from emma_core.text import is_plain_name
@@ -256,7 +256,7 @@ def _own_row(folder: Path, pairs: PairSet) -> InputRow:
 
 def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
     """Spell the command that brings a folder of fused images up to date, with the settings that it was made with."""
-    settings, odd = manifest.settings, unusual(manifest.settings)
+    settings, odd, root = manifest.settings, unusual(manifest.settings), pairs.root.resolve()
     checkpoint = settings.get("checkpoint_sha256")
     asked = {
         "--weights FILE": checkpoint is not None and checkpoint != file_sha256(SHIPPED_WEIGHTS),
@@ -265,7 +265,8 @@ def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
         "--grey": "colour" in odd,
         f"--tile {odd.get('tile')}": "tile" in odd,
         f"--name {shlex.quote(folder.name)}": folder.name != manifest.method,
-        "--overwrite": manifest.root != str(pairs.root.resolve()),  # a folder of images holds those of one place
+        # A folder holds the images of one place; those of a data set that was merely moved stay.
+        "--overwrite": manifest.root != str(root) and not made_from(root, manifest),
     }
     options = [option for option, needed in asked.items() if needed]
     return fuse_command(pairs, manifest.method, *options, *_into(folder.parents[2]))

@@ -135,6 +135,18 @@ def test_the_command_named_replaces_images_of_another_place(tmp_path):
     assert emma("evaluate", "TNO", "--root", roots[1], cwd=tmp_path).returncode == 0
 
 
+def test_the_command_named_keeps_the_images_of_a_data_set_that_was_moved(tmp_path):
+    for part in ("train", "test"):
+        write_pairs(tmp_path / "old" / part, 2)
+    fused = ["fuse-dataset", "MSRS", "--root", "old", "--split", "test", "--method", "laplacian"]
+    assert emma(*fused, cwd=tmp_path).returncode == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    refused = emma("evaluate", "MSRS", "--root", "new", "--split", "train", cwd=tmp_path)
+    command = refused.stderr.strip().rpartition("Make them with: emma-tasks ")[2]
+    assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
+    assert len(list(fused_folder(tmp_path / "runs", "MSRS", "laplacian").rglob("*.png"))) == 4
+
+
 @pytest.mark.parametrize(("asked", "made"), [("--split-file", ["test/001"]), ("--split", ["test/000", "test/001"])])
 def test_the_command_named_fuses_what_was_asked_for_and_no_more(tmp_path, asked, made):
     root = tmp_path / "MSRS"
