@@ -10,7 +10,7 @@ import json
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from emma_core.errors import UsageError
 from emma_core.files import read_text
@@ -45,6 +45,9 @@ class UFuserConfig:
             repeated until the number of parameters is that of the complete network.
     """
 
+    stride: ClassVar[int] = 8
+    """Both sides of an image must be multiples of this [pixels]: three times a scale is halved."""
+
     channels: tuple[int, int, int, int] = (16, 32, 64, 128)  # paper, 4.1
     heads: int = 8  # authors' checkpoints; the paper does not say
     global_branch: bool = True  # paper, 3.3.2
@@ -76,6 +79,11 @@ class SensingConfig:
         _check_channels(self.channels)
         if not 2 <= len(self.channels) <= 8:
             raise UsageError(f"Sensing network: expected 2 to 8 levels, found channels {self.channels}")
+
+    @property
+    def stride(self) -> int:
+        """Both sides of an image must be multiples of this [pixels]: every level but the first halves them."""
+        return int(2 ** (len(self.channels) - 1))
 
 
 @dataclass(frozen=True)

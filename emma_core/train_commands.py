@@ -14,7 +14,7 @@ import typer
 
 from emma_core.errors import EmmaError, UsageError
 from emma_core.options import Device, DryRun, configured, named, progress_bar
-from emma_core.text import plain
+from emma_core.text import counted, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,6 +158,8 @@ def fuser(
     chosen = _changed(named, config, epochs, steps, precision)
     title = recipe if chosen == named else f"{recipe}, changed"
     chosen = replace(chosen, warm_start=chosen.warm_start if warm_start is None else warm_start)
+    if folders and not chosen.warm_start:
+        raise UsageError(f"--teacher {folders[0][0]}: only the warm start has teachers; add --warm-start")
     options = _options(out or Path(f"runs/train/fuser-{recipe}"), title, seed, workers, save_seconds)
     _demand_run(options.folder, resume)
     networks = _both(sensing_ir, sensing_vis)
@@ -193,10 +195,8 @@ def _changed(training: Any, config: Path | None, epochs: int | None, steps: int 
     from emma_core.training_config import override
 
     training = configured(training, config, override)
-    schedule: dict[str, Any] = {"precision": precision} if precision else {}
-    if epochs or steps:
-        schedule |= {"steps": steps} | ({"epochs": epochs} if epochs else {})
-    return override(training, {"schedule": schedule})
+    schedule = {"epochs": epochs, "steps": steps, "precision": precision}
+    return override(training, {"schedule": {name: value for name, value in schedule.items() if value}})
 
 
 def _sources(data: Sequence[str], split_file: list[str] | None, exclude_file: list[str] | None) -> list[Source]:
@@ -227,7 +227,13 @@ def _teachers(texts: list[str] | None) -> tuple[list[tuple[str, Path]], tuple[st
 
 
 def _by_name(option: str, texts: list[str] | None) -> dict[str, Path]:
-    return {name: _path(file) for name, file in (named(option, text) for text in texts or [])}
+    """Read NAME=FILE, one a data set: of two lists the first would be forgotten, and what it excludes trained on."""
+    files: dict[str, Path] = {}
+    for name, file in (named(option, text) for text in texts or []):
+        if name in files:
+            raise UsageError(f"{option} {name}=...: given twice; put the ids of {name} into one file")
+        files[name] = _path(file)
+    return files
 
 
 def _path(text: str) -> Path:
@@ -285,7 +291,7 @@ def _running(
     if engine.main:
         _leave_out(data)
         _warn(doubts)
-        pairs = f"{data.record.training} pairs, validated on {data.record.validation} held-out pairs"
+        pairs = f"{counted(data.record.training, 'pair')}, validated on {_held_out(data)}"
         where = f"{engine.device.type}, {training.schedule.precision}"
         typer.echo(f"Recipe {options.recipe}: {long} on {pairs}; {where}", err=True)
     try:
@@ -294,18 +300,23 @@ def _running(
         raise EmmaError(f"{error.filename or options.folder}: cannot be written ({error.strerror})") from None
 
 
+def _held_out(data: TrainingData) -> str:
+    held_out = data.record.validation
+    return f"{held_out} held out" if held_out else "the same, as there is no other"
+
+
 def _foretell(what: str, data: TrainingData, long: str, options: RunOptions, doubts: Sequence[str] = ()) -> None:
     taught = f", teachers {', '.join(data.record.teachers)}" if data.record.teachers else ""
     typer.echo(
-        f"Would train {what} by recipe {options.recipe} for {long} on {data.record.training} pairs "
-        f"({'; '.join(data.record.sources)}; {data.record.validation} held out{taught}) into {options.folder}"
+        f"Would train {what} by recipe {options.recipe} for {long} on {counted(data.record.training, 'pair')} "
+        f"({'; '.join(data.record.sources)}; validated on {_held_out(data)}{taught}) into {options.folder}"
     )
     _leave_out(data)
     _warn(doubts)
 
 
 def _length(schedule: Schedule) -> str:
-    return f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+    return counted(schedule.steps, "step") if schedule.steps else counted(schedule.epochs, "epoch")
 
 
 def _stages(training: FuserTraining) -> str:
@@ -328,6 +339,6 @@ def _report(progress: Progress, options: RunOptions, reached: str) -> None:
     from emma_core.training import BEST
 
     typer.echo(
-        f"{options.folder}: {progress.step} steps done; best at step {progress.best_step}: {options.folder / BEST}; "
-        f"on held-out pairs: {reached}"
+        f"{options.folder}: {counted(progress.step, 'step')} done; best at step {progress.best_step}: "
+        f"{options.folder / BEST}; on held-out pairs: {reached}"
     )

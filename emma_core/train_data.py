@@ -11,6 +11,7 @@ from emma_core.datasets import dataset_spec, folder_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.pairs import find_pairs, read_split_file
 from emma_core.scenes import fault, hold_out, open_scenes, shared_names, teacher_tie, with_teachers
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +48,8 @@ class DataRecord:
         sources: data sets and numbers of pairs.
         teachers: whose fused images were used.
         training: number of pairs trained on.
-        validation: number of pairs held out.
-        hash: SHA-256 over the pairs of both and their teachers.
+        validation: number of pairs held out; none of a single pair.
+        hash: SHA-256 over all pairs that can be read, and their teachers.
     """
 
     sources: tuple[str, ...]
@@ -98,15 +99,22 @@ def find_data(
     _check_names(sources)
     _check_ties(sources, teachers)
     scenes, faults = _find_scenes(sources, teachers)
-    if taught:
-        faults += [fault(scene, "no teacher has an image of it") for scene in scenes if not scene.teachers]
-        scenes = [scene for scene in scenes if scene.teachers]
     opened = open_scenes(scenes, on_scene=on_scene)
-    if taught:
-        opened = opened._replace(scenes=tuple(scene for scene in opened.scenes if scene.teachers))
     training, validation = hold_out(opened.scenes, held_out)
-    record = _record(opened, len(training), len(validation))
+    if taught:
+        # After the parting: the fuser, which needs no teacher, is validated on no pair that a sensing network saw.
+        faults += [fault(scene, "no teacher has an image of it") for scene in opened.scenes if not scene.teachers]
+        training, validation = _taught(training), _taught(validation)
+        if not training:
+            raise DataError(f"No pair to train on: all {len(validation)} that a teacher has an image of are held out")
+        if not validation:
+            training, validation = hold_out(training, held_out)
+    record = _record(opened, training, validation)
     return TrainingData(training, validation, opened.reader, record, (*faults, *opened.faults))
+
+
+def _taught(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
+    return tuple(scene for scene in scenes if scene.teachers)
 
 
 def _find_scenes(sources: Sequence[Source], teachers: Sequence[tuple[str, Path]]) -> tuple[list[Scene], list[Fault]]:
@@ -191,8 +199,9 @@ def _without(name: str, pairs: list[Pair], exclude_file: Path) -> list[Pair]:
     return kept
 
 
-def _record(opened: Scenes, training: int, validation: int) -> DataRecord:
-    counts = Counter(scene.dataset for scene in opened.scenes)
-    teachers = {name for scene in opened.scenes for name in scene.teachers}
-    sources = tuple(f"{name}: {count} pairs" for name, count in counts.items())
-    return DataRecord(sources, tuple(sorted(teachers)), training, validation, opened.hash)
+def _record(opened: Scenes, training: Sequence[Scene], validation: Sequence[Scene]) -> DataRecord:
+    used = {scene.key: scene for scene in (*training, *validation)}
+    counts = Counter(scene.dataset for scene in used.values())
+    teachers = {name for scene in used.values() for name in scene.teachers}
+    sources = tuple(f"{name}: {counted(count, 'pair')}" for name, count in counts.items())
+    return DataRecord(sources, tuple(sorted(teachers)), len(training), len(used) - len(training), opened.hash)

@@ -195,17 +195,24 @@ def _sensing_networks(
             "The fuser learns through sensing networks: give --sensing-ir FILE and --sensing-vis FILE. "
             "Train them with: emma-tasks train sensing --modality ir (and vis)"
         )
-    return (_read_sensing("infrared", paths[0]), _read_sensing("visible", paths[1])) if paths else (None, None)
+    if not paths:
+        return None, None
+    return _read_sensing("infrared", paths[0], training), _read_sensing("visible", paths[1], training)
 
 
-def _read_sensing(side: Side, path: Path) -> Weights[SensingUNet]:
-    """Read a sensing network, and refuse one that says that it stands for the other sensor."""
+def _read_sensing(side: Side, path: Path, training: FuserTraining) -> Weights[SensingUNet]:
+    """Read a sensing network; refuse one that stands for the other sensor, or cannot take the crops."""
     weights = _read(load_sensing, path)
     other: Side = "visible" if side == "infrared" else "infrared"
     if weights.info.provenance.get("stage") == sensing_title(other):
         raise UsageError(
             f"{path}: is the {other} sensing network, and is given as the {side} one; "
             "exchange --sensing-ir and --sensing-vis, or give another file"
+        )
+    if training.crops.size % weights.network.stride:
+        raise UsageError(
+            f"{path}: takes images whose sides are multiples of {weights.network.stride} pixels; "
+            f"expected such crops.size, found {training.crops.size}"
         )
     return weights
 

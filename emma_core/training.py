@@ -207,8 +207,11 @@ def _backward(
             losses = stage.step(engine.to_device(next(batches)), turn)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach() / stage.accumulate
-    engine.average_gradients(stage.module)
     parameters = [parameter for group in stage.optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad /= stage.accumulate  # the mean over the parts, as the losses are
+    engine.average_gradients(stage.module)
     sums["norm"] = torch.nn.utils.clip_grad_norm_(parameters, math.inf if stage.clip is None else stage.clip)
     values = engine.average(sums)
     if wrong := progress.watch(values["loss"], values["norm"]):

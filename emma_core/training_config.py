@@ -91,6 +91,10 @@ class CropConfig:
         _require(min(self.exposure, self.gamma) >= 0, "Crops: exposure and gamma cannot be negative")
 
 
+def _require_multiple(crops: CropConfig, stride: int, network: str) -> None:
+    _require(crops.size % stride == 0, f"Crops: {crops.size} pixels; {network} needs a multiple of {stride}")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast: Adam, whose rate falls by a factor every so many epochs.
@@ -186,6 +190,13 @@ class SensingTraining:
     # The paper says nothing of this stage's schedule: the authors'.
     schedule: Schedule = Schedule(epochs=40, batch=64, decay_epochs=10)
 
+    def __post_init__(self) -> None:
+        """Refuse crops that the network cannot take."""
+        size, stride = self.crops.size, self.network.stride
+        _require_multiple(self.crops, stride, f"a sensing network of {len(self.network.channels)} levels")
+        # Batch normalisation in training needs two values at the coarsest level.
+        _require(size > stride or self.schedule.batch > 1, f"Sensing: batch 1 needs crops above {stride} pixels")
+
 
 @dataclass(frozen=True)
 class FuserTraining:
@@ -218,12 +229,14 @@ class FuserTraining:
         weights = [value for name, value in to_dict(self.loss).items() if type(value) is float and name != "gain"]
         _require(min(weights) >= 0 and max(weights) > 0, "Fuser: the loss needs one positive weight, and no negative")
         _require(self.loss.equivariance == 0 or self.transforms.copies > 0, "Fuser: the equivariance has no transform")
+        _require_multiple(self.crops, self.network.stride, "the fuser")
         _require(self.copies_at_once >= 1, f"Fuser: copies_at_once is {self.copies_at_once}, expected at least 1")
 
     def warm(self, *, teacher: bool) -> FuserTraining:
         """Return stage I: towards a teacher's images, or by ``warm_start_loss``."""
         loss = replace(NOTHING, distance="l1+gradient", teacher=1.0) if teacher else self.warm_start_loss
-        return replace(self, loss=loss, schedule=self.warm_start_schedule, warm_start=False)
+        schedule = replace(self.warm_start_schedule, precision=self.schedule.precision)  # one run has one number format
+        return replace(self, loss=loss, schedule=schedule, warm_start=False)
 
 
 @dataclass(frozen=True)
@@ -338,7 +351,8 @@ def override(training: Training, changes: Mapping[str, Any]) -> Training:
 
     Args:
         training: of the recipe.
-        changes: by the names of its fields; inner tables change only the keys that they name.
+        changes: by the names of its fields; inner tables change only the keys that they name. Epochs count from then
+            on, unless steps are named too.
 
     Returns:
         The changed training.
@@ -351,6 +365,8 @@ def override(training: Training, changes: Mapping[str, Any]) -> Training:
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(values)
+    if "epochs" in changes and "steps" in merged:
+        merged["steps"] = None
     for key, change in changes.items():
         inner = merged.get(key)
         merged[key] = _merged(inner, change) if isinstance(inner, dict) and isinstance(change, dict) else change

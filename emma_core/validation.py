@@ -87,7 +87,8 @@ class FuserValidation:
     """How the fuser does on whole held-out pairs: the paper's six metrics, averaged over the pairs.
 
     ``score`` is the geometric mean of their ratios to those of the pixel-wise maximum, which is 1: metrics of any
-    unit count alike, and the rival is the naive one that is hardest to beat.
+    unit count alike, and the rival is the naive one that is hardest to beat. A metric that is undefined does not count,
+    as VIF of images that are smaller than its windows.
 
     With sensing networks, ``infrared_l1`` and ``visible_l1`` say how far those are off on the fuser's own images,
     which are not the teachers' that they were trained on; ``infrared_copy`` and ``visible_copy`` are of the fused image
@@ -119,8 +120,7 @@ class FuserValidation:
             if len(rows) < PICTURE_ROWS:
                 rows.append([infrared, visible, fused, *sensed])
         means = _means(found)
-        ratios = [value / rival for value, rival in zip(means, self._maximum, strict=True) if value > 0 < rival]
-        score = math.exp(sum(map(math.log, ratios)) / len(METRICS)) if len(ratios) == len(METRICS) else 0.0
+        score = _ratio(means, self._maximum)
         values = dict(zip(METRICS, means, strict=True))
         sensing = dict(zip(SENSING_ERRORS, _means(errors), strict=True)) if self._sensing else {}
         text = f"{named_values(values)}, {fuser_text(score)}{_own_images_text(**sensing) if sensing else ''}"
@@ -161,6 +161,14 @@ def sensing_text(l1: float, constant: float, copy: float) -> str:
         f"mean absolute error {l1:.3f} ({255 * l1:.1f} grey levels); "
         f"a constant grey has {constant:.3f}, the fused image itself {copy:.3f}"
     )
+
+
+def _ratio(means: Sequence[float], rivals: Sequence[float]) -> float:
+    """Return the geometric mean of the ratios to what a rival reaches, where that is defined and positive."""
+    both = [pair for pair in zip(means, rivals, strict=True) if math.isfinite(pair[1]) and pair[1] > 0]
+    if not both or not all(value > 0 for value, _ in both):
+        return 0.0
+    return math.exp(sum(math.log(value / rival) for value, rival in both) / len(both))
 
 
 def fuser_text(score: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_image
+from conftest import random_image, write_pairs
 from small_trainings import (
     FUSER,
     SENSING,
@@ -95,6 +97,16 @@ def test_each_sensing_network_stands_for_its_sensor(tmp_path):
     assert dark_or_bright >= 0.7, "one fused image cannot be near both"
 
 
+def test_images_too_small_for_a_metric_are_scored_by_the_others(trainable, tmp_path):
+    small = write_pairs(tmp_path / "small", 4, shape=(40, 64))
+    for name in ("Ai", "Av"):
+        shutil.copy(trainable / f"{name}.safetensors", small)
+    progress = run_fuser(small, tmp_path / "run", replace(FUSER, schedule=replace(SHORT, steps=1)))
+    validation = read_log(tmp_path / "run" / LOG)[-1]["validation"]
+    assert math.isnan(float(validation["VIF"]))
+    assert progress.best == validation["score"] > 0
+
+
 def test_sensing_is_validated_beside_predictors_that_know_nothing(trainable, tmp_path):
     progress = run_sensing(trainable, tmp_path / "run")
     validation = [line["validation"] for line in read_log(tmp_path / "run" / LOG) if "validation" in line][-1]
@@ -119,6 +131,8 @@ def test_accumulated_batches_equal_a_larger_one(trainable, tmp_path):
     fixed = replace(FUSER, transforms=TransformConfig(identity=True, shifts=0, rotations=0, reflections=0))
     run_fuser(trainable, tmp_path / "whole", replace(fixed, schedule=whole))
     run_fuser(trainable, tmp_path / "parts", replace(fixed, schedule=parts))
+    norms = [read_log(tmp_path / name / LOG)[0]["norm"] for name in ("whole", "parts")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     one, other = (load_ufuser(tmp_path / name / LAST)[0].state_dict() for name in ("whole", "parts"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=5e-4)

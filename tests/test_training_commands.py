@@ -15,6 +15,7 @@ from emma_core.checkpoint import load_sensing, load_ufuser, save_checkpoint
 from emma_core.config import SensingConfig, read_toml
 from emma_core.errors import DataError
 from emma_core.models.ufuser import UFuser
+from emma_core.models.unet import SensingUNet
 from emma_core.train_data import Source, find_data
 from emma_core.train_runs import FuserRun, SensingRun, sensing_result
 from emma_core.training import BEST, CONFIG
@@ -110,10 +111,35 @@ def test_a_sensing_network_learns_only_from_pairs_that_a_teacher_fused(trainable
         shutil.copy(trainable / "vi" / f"{name}.png", tmp_path / "theirs")
     options = ["--modality", "ir", "--teacher", "T=theirs", "--held-out", "1", "--dry-run"]
     outcome = done(train("sensing", trainable, tmp_path, *options))
-    assert "on 2 pairs (mine: 3 pairs; 1 held out, teachers T)" in outcome.stdout
+    assert "on 2 pairs (mine: 3 pairs; validated on 1 held out, teachers T)" in outcome.stdout
     assert "Left out mine/all/003: no teacher has an image of it" in outcome.stderr
     outcome = done(train("sensing", trainable, tmp_path, *options, "--teacher", "max"))  # the rule fuses the others
     assert "on 7 pairs" in outcome.stdout
+
+
+def test_a_teacher_of_the_fuser_needs_the_warm_start(trainable, tmp_path, networks):
+    options = ["--recipe", "quick", "--no-warm-start", "--teacher", f"T={trainable / 'vi'}", *networks, "--dry-run"]
+    outcome = train("fuser", trainable, tmp_path, *options)
+    assert outcome.returncode == 2
+    refused(outcome, "--teacher T: only the warm start has teachers; add --warm-start")
+
+
+def test_a_single_pair_is_not_said_to_be_held_out(trainable, tmp_path):
+    (tmp_path / "one.txt").write_text("003\n")
+    options = ["--modality", "ir", "--split-file", "mine=one.txt", "--dry-run"]
+    told = done(train("sensing", trainable, tmp_path, *options)).stdout
+    assert "on 1 pair (mine: 1 pair; validated on the same, as there is no other)" in told
+
+
+def test_crops_that_a_sensing_network_cannot_take_are_refused(trainable, tmp_path):
+    save_checkpoint(tmp_path / "deep.safetensors", SensingUNet(SensingConfig((4,) * 6)), recipe="test", provenance={})
+    (tmp_path / "small.toml").write_text("crops.size = 48\n")
+    options = ["--recipe", "quick", "--config", "small.toml", "--out", "run"]
+    networks = ["--sensing-ir", "deep.safetensors", "--sensing-vis", "deep.safetensors"]
+    outcome = train("fuser", trainable, tmp_path, *options, *networks)
+    assert outcome.returncode == 2
+    refused(outcome, "takes images whose sides are multiples of 32 pixels; expected such crops.size, found 48")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +207,7 @@ def test_training_a_sensing_network_ends_in_words_and_the_warning_of_the_fuser(t
     error = f"mean absolute error {l1:.3f} ({255 * l1:.1f} grey levels)"
     beside = f"a constant grey has {constant:.3f}, the fused image itself {copy:.3f}"
     said = f"{best}; on held-out pairs: {error}; {beside}; values in [0, 1], lower is better"
-    assert outcome.stdout == f"run: 1 steps done; best at step 1: {said}\n"
+    assert outcome.stdout == f"run: 1 step done; best at step 1: {said}\n"
     assert f"infrared sensing: step 1: {error}; {beside}\n" in outcome.stderr
     warning = outcome.stderr.splitlines()[-1]
     assert warning.startswith(f"Warning: {best}: its answers")
@@ -199,14 +225,14 @@ def test_steps_of_the_fuser_leave_the_warm_start_its_length_and_help_says_so(tra
     (tmp_path / "small.toml").write_text(SMALL.replace("steps = 1", "steps = 2"))
     options = ["--config", "small.toml", "--steps", "1", "--held-out", "2", "--warm-start", "--out", "run", *networks]
     outcome = done(train("fuser", trainable, tmp_path, *options))
-    begins = "Recipe paper, changed: 2 steps of stage I (warm start), then 1 steps on 6 pairs, validated on 2 held-out"
+    begins = "Recipe paper, changed: 2 steps of stage I (warm start), then 1 step on 6 pairs, validated on 2 held out"
     assert begins in outcome.stderr
     assert "warm start: step 2: EN" in outcome.stderr
     assert "fuser: step 1: EN" in outcome.stderr
     best = Path("run") / "best.safetensors"
     score = float(load_ufuser(tmp_path / best)[1].provenance["score"])
     said = f"{best}; on held-out pairs: score {score:.4g} (pixel-wise maximum: 1); higher is better"
-    assert outcome.stdout == f"run: 1 steps done; best at step 1: {said}\n"
+    assert outcome.stdout == f"run: 1 step done; best at step 1: {said}\n"
     told = " ".join(emma("train", "fuser", "--help", cwd=tmp_path).stdout.split())
     assert "Of stage III, instead of epochs. The warm start keeps its length: see warm_start_schedule" in told
 
@@ -216,7 +242,7 @@ def test_to_resume_takes_something_to_resume(trainable, tmp_path, networks):
     refused(train("sensing", trainable, tmp_path, *options, "--resume"), "nothing to resume in run; leave --resume out")
     assert not (tmp_path / "run").exists()
     done(train("sensing", trainable, tmp_path, *options))
-    assert "1 steps done" in done(train("sensing", trainable, tmp_path, *options, "--resume")).stdout
+    assert "1 step done" in done(train("sensing", trainable, tmp_path, *options, "--resume")).stdout
     fuser = [*networks, "--out", "other", "--resume", "--dry-run"]
     refused(train("fuser", trainable, tmp_path, *fuser), "nothing to resume in other")
     (tmp_path / "other" / "warm-start").mkdir(parents=True)
@@ -229,6 +255,8 @@ def test_to_resume_takes_something_to_resume(trainable, tmp_path, networks):
     [
         (["--data", "nonsense"], "expected NAME=PATH"),
         (["--data", "mine=a,b", "--split-file", "other=x"], "no --data has this name"),
+        (["--data", "mine=a,b", "--exclude-file", "mine=x", "--exclude-file", "mine=y"], "given twice"),
+        (["--data", "mine=a,b", "--split-file", "mine=x", "--split-file", "mine=y"], "given twice"),
         (["--data", "mine=a,b", "--teacher", "EMMA"], "is no fusion rule"),
         (["--data", "mine=a,b", "--recipe", "none"], "known: paper, released"),
         (["--data", "mine=a,b", "--config", "missing.toml"], "cannot be read"),

@@ -122,9 +122,35 @@ def test_values_are_overridden_one_by_one():
         override(FUSER, {"loss": {"equivarience": 7}})
 
 
+def test_epochs_that_are_asked_for_replace_the_steps_of_a_recipe():
+    quick = training_recipe("quick").fuser
+    assert override(quick, {"schedule": {"epochs": 3}}).schedule == replace(quick.schedule, epochs=3, steps=None)
+    assert override(quick, {"schedule": {"epochs": 3, "steps": 9}}).schedule.steps == 9
+    assert override(quick, {"schedule": {"batch": 1}}).schedule.steps == quick.schedule.steps
+
+
+def test_the_warm_start_computes_as_the_rest_does():
+    cpu = training_recipe("cpu").fuser
+    assert override(cpu, {"schedule": {"precision": "fp32"}}).warm(teacher=False).schedule.precision == "fp32"
+
+
+@pytest.mark.parametrize("change", [{"crops": {"size": 40}}, {"crops": {"size": 16}, "schedule": {"batch": 1}}])
+def test_crops_that_the_sensing_network_cannot_take_are_refused(change):
+    five_levels = {"network": {"channels": [4] * 5}, "schedule": {"batch": 2}, "crops": {"size": 16}}
+    training = override(training_recipe("quick").sensing, five_levels)
+    with pytest.raises(UsageError):
+        override(training, change)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"loss": {"equivariance": -1.0}}, {"loss": to_dict(NOTHING)}, {"copies_at_once": 0}, {"crops": {"size": 4}}],
+    [
+        {"crops": {"size": 20}},
+        {"loss": {"equivariance": -1.0}},
+        {"loss": to_dict(NOTHING)},
+        {"copies_at_once": 0},
+        {"crops": {"size": 4}},
+    ],
 )
 def test_trainings_that_would_train_nothing_are_refused(change):
     with pytest.raises(UsageError):

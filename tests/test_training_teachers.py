@@ -124,6 +124,31 @@ def test_folders_of_one_teacher_may_share_the_pairs_but_not_one(two):
     assert found["A/all/002"] == dict.fromkeys("XY", two / "fusedB" / "002.png")
 
 
+def test_the_fuser_is_validated_on_no_pair_that_a_sensing_network_saw(tmp_path):
+    names = [f"{index:03d}.png" for index in range(12)]
+    write(*(tmp_path / folder / name for folder in ("ir", "vi") for name in names))
+    write(*(tmp_path / "fused" / name for name in names[2:]))
+    data = [Source("mine", folders=(tmp_path / "ir", tmp_path / "vi"))]
+    fuser = find_data(data, held_out=3)
+    sensing = find_data(data, [("X", tmp_path / "fused")], held_out=3, taught=True)
+    assert len(sensing.training) + len(sensing.validation) == 10
+    assert not {scene.key for scene in sensing.training} & {scene.key for scene in fuser.validation}
+
+
+@pytest.mark.parametrize("held_out", [1, 3])
+def test_a_teacher_of_few_pairs_leaves_some_to_train_on_or_is_refused(held_out, tmp_path):
+    names = [f"{index:03d}.png" for index in range(6)]
+    write(*(tmp_path / folder / name for folder in ("ir", "vi") for name in names))
+    write(tmp_path / "fused" / "001.png")
+    data, teachers = [Source("mine", folders=(tmp_path / "ir", tmp_path / "vi"))], [("X", tmp_path / "fused")]
+    if held_out == 3:  # 001, 003, 005
+        with refuses("No pair to train on: all 1 that a teacher has an image of are held out"):
+            find_data(data, teachers, held_out=held_out, taught=True)
+    else:  # 003, which has no teacher
+        found = find_data(data, teachers, held_out=held_out, taught=True)
+        assert [len(found.training), len(found.validation), found.record.validation] == [1, 1, 0]
+
+
 @pytest.mark.parametrize("other", ["all/001.png", "001.PNG"])
 def test_a_folder_with_two_images_of_a_pair_is_refused(other, two):
     write(two / "fusedA" / other)

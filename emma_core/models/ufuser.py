@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import nn
 
+from emma_core.config import UFuserConfig
 from emma_core.models import check_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
-
-    from emma_core.config import UFuserConfig
 
 
 class Depth(NamedTuple):
@@ -45,8 +44,8 @@ PART = 2**14
 class UFuser(nn.Module):
     """Fuses two grey images: an encoder each, a fusion block per scale, one decoder with skip connections."""
 
-    stride: ClassVar[int] = 8
-    """Both sides of an image must be multiples of this: three times a scale is halved."""
+    stride: ClassVar[int] = UFuserConfig.stride
+    """Both sides of an image must be multiples of this [pixels]."""
 
     min_size: ClassVar[int] = 16
     """Shortest side: borders are reflected, which takes two pixels at the coarsest scale."""

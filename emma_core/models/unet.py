@@ -24,7 +24,7 @@ class SensingUNet(nn.Module):
 
     Attributes:
         config: its widths, one for each level.
-        stride: both sides of an image must be multiples of this [pixels]: every level but the first halves them.
+        stride: both sides of an image must be multiples of this [pixels].
         min_size: and at least this long [pixels].
     """
 
@@ -32,7 +32,7 @@ class SensingUNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.channels
-        self.stride = self.min_size = 2 ** (len(widths) - 1)
+        self.stride = self.min_size = config.stride
         self.encoder = nn.ModuleList(map(DoubleConv, (1, *widths[:-1]), widths))
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1, bias=False) for fine, coarse in pairwise(widths)
