@@ -36,10 +36,10 @@ def fit(image: Levels, size: tuple[int, int]) -> tuple[Levels, tuple[int, int]]:
     Returns:
         The frame, (size..., 3) uint8, and height and width of the image in it.
     """
-    factor = _factor(image.shape, size)
-    height, width = (max(1, min(side, round(factor * old))) for side, old in zip(size, image.shape, strict=False))
+    scaled = _scaled(image, _factor(image.shape, size))
+    height, width = scaled.shape[:2]
     frame = np.full((*size, 3), GREY, np.uint8)
-    frame[:height, :width] = cv2.resize(image, (width, height), interpolation=_interpolation(factor))
+    frame[:height, :width] = scaled
     return frame, (height, width)
 
 
@@ -58,25 +58,25 @@ def vary(
         Image and mask, of height and width ``training.window``; where the scene does not reach, the image is grey and
         the mask :data:`~segmentation.labels.UNLABELLED`.
     """
-    change = _changes(image.shape[:2], training)
+    factor = _factor(image.shape, training.size) * rng.uniform(*training.augment.scale)
+    change = _changes(training)
     change.set_random_seed(int(rng.integers(2**32)))
-    changed = change(image=image, mask=mask)
+    # Not albumentations' scaling: it takes the nearest label with a shift of up to half a pixel against the image.
+    changed = change(image=_scaled(image, factor), mask=_scaled(mask, factor, cv2.INTER_NEAREST_EXACT))
     return changed["image"], changed["mask"]
 
 
-@lru_cache(maxsize=64)  # data sets have few sizes
-def _changes(shape: tuple[int, int], training: SegmentationTraining) -> Any:  # noqa: ANN401 - albumentations.Compose
-    """Put together what happens to images of one size."""
+@lru_cache(maxsize=8)
+def _changes(training: SegmentationTraining) -> Any:  # noqa: ANN401 - albumentations.Compose
+    """Put together what happens to scaled images."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the network for news of itself when imported
     import albumentations  # type: ignore[import-untyped]
 
-    how, factor, (height, width) = training.augment, _factor(shape, training.size), training.window
+    how, (height, width) = training.augment, training.window
     border = {"border_mode": cv2.BORDER_CONSTANT, "fill": GREY, "fill_mask": UNLABELLED}
-    limits = tuple(factor * scale - 1 for scale in how.scale)
     saturation, brightness = ((1 - share, 1 + share) for share in (how.saturation, how.brightness))
     return albumentations.Compose(
         [
-            albumentations.RandomScale(limits, area_for_downscale="image", p=1),
             albumentations.PadIfNeeded(height, width, position="random", **border),
             albumentations.RandomCrop(height, width),
             albumentations.HorizontalFlip(p=how.flip),
@@ -92,5 +92,9 @@ def _factor(shape: tuple[int, ...], size: tuple[int, int]) -> float:
     return min(size[0] / shape[0], size[1] / shape[1])
 
 
-def _interpolation(factor: float) -> int:
-    return cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+def _scaled(image: Levels, factor: float, interpolation: int | None = None) -> Levels:
+    """Scale an image, (H, W) or (H, W, 3), by averaging or blending its pixels unless told otherwise."""
+    height, width = (max(1, round(factor * side)) for side in image.shape[:2])
+    usual = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=usual if interpolation is None else interpolation)
+    return scaled.astype(np.uint8, copy=False)
