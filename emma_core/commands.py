@@ -34,15 +34,15 @@ from emma_core.options import (
 from emma_core.reproduce_commands import reproduce
 
 if TYPE_CHECKING:
-    from emma_core.datasets import Side
     from emma_core.fuse import Colour
+    from emma_core.fuse_dataset import ColourSetting
     from emma_core.fusers import Fuser
     from emma_core.images import FloatImage
     from emma_core.pairs import PairSet
 
 Command = Callable[..., None]
 
-COLOURS: dict[str, Side] = {"vis": "visible", "ir": "infrared", "none": "visible"}
+COLOURS: dict[str, Colour] = {"vis": "visible", "ir": "infrared", "none": "none"}
 """Choices of ``fuse --colour``, and the side each means."""
 
 DEMOS = "emma_tasks.demos"
@@ -92,13 +92,13 @@ def fuse(
     if not infrared.is_dir():
         _refuse_out(out, {infrared, visible}, overwrite=overwrite)
     fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
-    grey, side = colour == "none", COLOURS[colour]
+    side = COLOURS[colour]
     if infrared.is_dir():
-        spec = folder_spec("pairs", infrared, visible, split="", colour_from=side)
-        pairs = find_pairs(spec, infrared.resolve().parent)
-        _fuse_into(out, pairs, fuser, grey=grey, tile=tile, limit=None, overwrite=overwrite, dry_run=dry_run)
+        pairs = find_pairs(folder_spec("pairs", infrared, visible, split=""), infrared.resolve().parent)
+        setting: ColourSetting = "source" if side == "visible" else side
+        _fuse_into(out, pairs, fuser, setting, tile=tile, limit=None, overwrite=overwrite, dry_run=dry_run)
         return
-    _fuse_one(out, infrared, visible, fuser, "none" if grey else side, tile=tile, dry_run=dry_run)
+    _fuse_one(out, infrared, visible, fuser, side, tile=tile, dry_run=dry_run)
 
 
 def fuse_dataset(
@@ -123,7 +123,9 @@ def fuse_dataset(
         bool, typer.Option("--compile", help="Compile the network for each size: a minute or two, for many images.")
     ] = False,
     runs: Runs = Path("runs"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew instead of continuing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Fuse anew instead of continuing; images of other settings go.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Fuse a data set into runs/fused/NAME/METHOD, with a manifest. Continues where a stopped run was.
@@ -143,7 +145,8 @@ def fuse_dataset(
         method, weights=weights, device=device, precision=precision, output_range=output_range, compiled=compiled
     )
     folder = fused_folder(runs, pairs.dataset, name or fuser.method)
-    _fuse_into(folder, pairs, fuser, grey=grey, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
+    colour: ColourSetting = "none" if grey else "source"
+    _fuse_into(folder, pairs, fuser, colour, tile=tile, limit=limit, overwrite=overwrite, dry_run=dry_run)
 
 
 def evaluate(
@@ -370,8 +373,8 @@ def _fuse_into(
     folder: Path,
     pairs: PairSet,
     fuser: Fuser,
+    colour: ColourSetting,
     *,
-    grey: bool,
     tile: int | None,
     limit: int | None,
     overwrite: bool,
@@ -393,7 +396,7 @@ def _fuse_into(
             pairs,
             fuser,
             folder,
-            grey=grey,
+            colour=colour,
             tile=tile,
             limit=limit,
             overwrite=overwrite,

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from emma_core.batches import WAITING
 from emma_core.errors import DataError, EmmaError, ManifestError, UsageError
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from emma_core.fusers import Fuser
 
 
+ColourSetting = Literal["source", "infrared", "none"]
+"""Whose Cb and Cr fused images take: those of the side that the data set names, the infrared's, or nobody's."""
+
+
 @dataclass(frozen=True)
 class FuseSummary:
     """What a run did.
@@ -68,7 +72,7 @@ def fuse_dataset(
     fuser: Fuser,
     folder: Path,
     *,
-    grey: bool = False,
+    colour: ColourSetting = "source",
     tile: int | None = None,
     limit: int | None = None,
     overwrite: bool = False,
@@ -83,10 +87,11 @@ def fuse_dataset(
         pairs: what to fuse, from :func:`emma_core.pairs.find_pairs`.
         fuser: how.
         folder: where to; images go to ``<folder>/<split>/<id>.png``.
-        grey: write luma only.
+        colour: whose Cb and Cr the images take.
         tile: as for :func:`emma_core.fuse.fuse_pair`.
         limit: only the first so many pairs.
-        overwrite: begin anew instead of continuing or refusing.
+        overwrite: fuse the pairs anew instead of continuing or refusing; what was made with other settings, or of
+            other data, is removed from the folder.
         on_pair: called after each pair, for a progress bar.
 
     Returns:
@@ -98,17 +103,18 @@ def fuse_dataset(
         UsageError: the folder is one of the source folders.
         EmmaError: an image cannot be written.
     """
-    settings = {**fuser.settings, "colour": "none" if grey else "source", "tile": tile if fuser.tiles else None}
+    settings = {**fuser.settings, "colour": colour, "tile": tile if fuser.tiles else None}
     manifest = Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
     _refuse_source_folders(pairs, folder)
     with locked(folder):
+        pairs = pairs.first(limit)
         if overwrite:
-            forget(folder)
+            _forget(pairs, folder, manifest)
         _refuse_other_precision(folder, settings)
         manifest = resume_manifest(folder, manifest)
         sweep(folder, pairs.parts)
         try:
-            return _fuse_all(pairs.first(limit), fuser, folder, manifest, on_pair)
+            return _fuse_all(pairs, fuser, folder, manifest, on_pair)
         except OSError as error:
             raise EmmaError(
                 f"{error.filename or folder}: cannot be written ({error.strerror}); what is done is kept, "
@@ -169,6 +175,17 @@ def _fuse_all(
     return FuseSummary(folder, fused, kept, faults)
 
 
+def _forget(pairs: PairSet, folder: Path, manifest: Manifest) -> None:
+    """Remove the images of pairs; all images of the folder, if they do not belong with those that will be made."""
+    try:
+        found = resume_manifest(folder, replace(manifest))
+    except ManifestError:
+        forget(folder)
+        return
+    for pair in pairs.pairs:
+        _remove(pair.key, folder, found)
+
+
 def _remove_gone(pairs: PairSet, folder: Path, manifest: Manifest) -> None:
     """Remove images of pairs that are gone from whole parts; a part without any pair may just not be there today."""
     parts = pairs.parts if pairs.whole else ()
@@ -225,7 +242,7 @@ def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[
     # Before reading: a file that changes in between differs from its hash, and is fused again by the next run.
     infrared_sha256, visible_sha256 = file_sha256(pair.infrared) or "", file_sha256(pair.visible) or ""
     infrared, visible = read_image(pair.infrared), read_image(pair.visible)
-    colour: Colour = "none" if settings["colour"] == "none" else pair.colour_from
+    colour: Colour = pair.colour_from if settings["colour"] == "source" else settings["colour"]
     fused = fuse_pair(infrared, visible, fuser, colour_from=colour, tile=settings["tile"])
     png = encode_png(fused)
     row = Row(

@@ -262,7 +262,7 @@ def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
         "--weights FILE": checkpoint is not None and checkpoint != file_sha256(SHIPPED_WEIGHTS),
         f"--precision {settings.get('precision')}": settings.get("precision") is not None,
         f"--range {odd.get('range')}": "range" in odd,
-        "--grey": "colour" in odd,
+        "--grey": odd.get("colour") == "none",
         f"--tile {odd.get('tile')}": "tile" in odd,
         f"--name {shlex.quote(folder.name)}": folder.name != manifest.method,
         # A folder holds the images of one place; those of a data set that was merely moved stay.

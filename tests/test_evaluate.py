@@ -94,7 +94,7 @@ def test_naive_rows_are_what_their_files_would_score(root, runs, tmp_path):
     """The computed rows ``mean`` and ``max`` agree with grey images that were fused to disk."""
     folders = [(f"{method} from files", tmp_path / method) for method in ("mean", "max")]
     for method in ("mean", "max"):
-        fuse_dataset(find_pairs(TNO, root), load_fuser(method), tmp_path / method, grey=True)
+        fuse_dataset(find_pairs(TNO, root), load_fuser(method), tmp_path / method, colour="none")
     found = {result.row: result.values for result in evaluate(root, runs, folders).results}
     assert list(found) == ["IR", "VI", "mean", "max", "mean from files", "max from files"]
     for method in ("mean", "max"):
@@ -158,7 +158,8 @@ def test_missing_fused_images_name_the_command(root, runs):
 def test_an_incomplete_folder_that_nobody_asked_for_is_left_out_and_named(root, runs, harm, capsys):
     folder = fuse(root, runs, "max")
     if harm == "partial":
-        fuse_dataset(find_pairs(TNO, root), load_fuser("max"), folder, limit=1, overwrite=True)
+        shutil.rmtree(folder)
+        fuse_dataset(find_pairs(TNO, root), load_fuser("max"), folder, limit=1)
     elif harm == "stopped":
         with Journal(folder, read_manifest(folder)):
             (folder / MANIFEST).unlink()

@@ -109,10 +109,28 @@ def test_a_line_of_the_journal_is_newer_than_the_manifest(root, folder):
 def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
     run(root, folder)
     with pytest.raises(ManifestError, match=r"other settings \(colour.*--overwrite"):
-        run(root, folder, grey=True)
-    assert run(root, folder, grey=True, overwrite=True, limit=2).fused == 2
+        run(root, folder, colour="none")
+    assert run(root, folder, colour="none", overwrite=True, limit=2).fused == 2
     assert sorted(path.name for path in folder.rglob("*.png")) == ["000.png", "001.png"]
     assert read_image(folder / "all" / "000.png").ndim == 2
+
+
+def test_images_in_other_colours_are_not_taken_for_those_asked_for(root, tmp_path):
+    folders = ["--ir", root / "vi", "--vis", root / "vi", "--out", tmp_path / "out", "--method", "max"]
+    assert emma("fuse", *folders).returncode == 0
+    outcome = emma("fuse", *folders, "--colour", "ir")
+    assert outcome.returncode == 1
+    assert "other settings (colour" in outcome.stderr
+    assert emma("fuse", *folders, "--colour", "ir", "--overwrite").returncode == 0
+    assert "6 were there already" in emma("fuse", *folders, "--colour", "ir").stdout
+
+
+def test_overwriting_some_pairs_leaves_the_others_alone(root, folder):
+    run(root, folder)
+    before = tree(folder)
+    (folder / "all" / "004.png").write_bytes(b"damaged")
+    assert (run(root, folder, overwrite=True, limit=2).fused, run(root, folder).kept) == (2, 5)
+    assert tree(folder) == before
 
 
 def test_a_folder_begun_in_another_precision_says_how_to_go_on(root, folder, tmp_path):
@@ -263,7 +281,7 @@ def test_overwrite_forgets_what_a_killed_run_left(root, folder):
         for row in manifest.rows.values():
             journal.add(row)
     (folder / MANIFEST).unlink()
-    run(root, folder, grey=True, overwrite=True, limit=1)
+    run(root, folder, colour="none", overwrite=True, limit=1)
     assert [path.name for path in folder.rglob("*.png")] == ["000.png"]
 
 
