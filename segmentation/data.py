@@ -143,10 +143,10 @@ def check_inputs(data: SegmentationData, rows: Sequence[InputRow], on_pair: Call
 
     Raises:
         DataError: a mask does not hold class ids, an image cannot be read, or their sizes differ; it names the file.
-            Or no pixel of a part is labelled.
+            Or the labelled pixels of a part are of a single class, if there are any.
     """
 
-    def is_labelled(key: str) -> bool:
+    def classes_in(key: str) -> set[int]:
         mask = read_mask(data.masks[key], data.spec)
         for row in rows:
             found = read_image(row.files[key]).shape[:2]
@@ -155,18 +155,26 @@ def check_inputs(data: SegmentationData, rows: Sequence[InputRow], on_pair: Call
                     f"{data.masks[key]}: the label is {size_text(mask.shape)}, the image {row.files[key]} of row "
                     f"{row.name} is {size_text(found)}; expected one size"
                 )
-        return bool((mask != UNLABELLED).any())
+        return set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - {UNLABELLED}
 
     for name, part in (("train", data.train), ("test", data.test)):
-        labelled = False
-        for known in map_images(is_labelled, [pair.key for pair in part.pairs], torch.device("cpu")):
-            labelled |= known
+        classes: set[int] = set()
+        for found in map_images(classes_in, [pair.key for pair in part.pairs], torch.device("cpu")):
+            classes |= found
             on_pair()
-        if not labelled:
-            raise DataError(
-                f"{data.spec.name}: all pixels of the {len(part.pairs)} masks to {name} on are {data.spec.ignore}, "
-                f"which is ignored; expected ids of classes, e.g. in {data.masks[part.pairs[0].key]}"
-            )
+        _refuse_one_class(data, f"the {len(part.pairs)} masks to {name} on", classes, part.pairs[0].key)
+
+
+def _refuse_one_class(data: SegmentationData, masks: str, classes: set[int], first: str) -> None:
+    """Refuse masks that tell nothing apart, as black and white ones do whose white is declared to be ignored."""
+    if len(classes) > 1:
+        return
+    shown = [data.spec.classes[one] for one in classes]
+    shown += [] if data.spec.ignore is None else [f"{data.spec.ignore}, which is ignored"]
+    raise DataError(
+        f"{data.spec.name}: all pixels of {masks} are {' or '.join(shown)}; expected ids of two classes at least, "
+        f"e.g. in {data.masks[first]}"
+    )
 
 
 def images_hash(row: InputRow, pairs: Iterable[str]) -> str:

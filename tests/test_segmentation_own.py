@@ -112,13 +112,19 @@ def test_names_of_known_data_sets_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_masks_without_a_labelled_pixel_are_refused_before_training(place, part):
+def test_masks_that_tell_no_classes_apart_are_refused_before_training(place, part):
     masks = sorted((place / "my data" / part / "masks").glob("*.png"))
-    void = np.full((24, 32), 255, np.uint8)
+    both, void = np.arange(24 * 32).reshape(24, 32) % 2, np.full((24, 32), 255)
     data = find_data(label_set(str(place / "mine.toml")), place / "my data")
-    write_mask(masks[0], void, TOY)
+    for mask, level in zip(masks, (void, both), strict=True):
+        write_mask(mask, level.astype(np.uint8), TOY)
     check_inputs(data, ())
-    write_mask(masks[1], void, TOY)
+    Image.fromarray(both.astype(bool)).save(masks[1])  # of one bit: black and white
+    with pytest.raises(
+        DataError, match=rf"all pixels of the 2 masks to {part} on are Background or 255, which is ignored"
+    ):
+        check_inputs(data, ())
+    write_mask(masks[1], void.astype(np.uint8), TOY)
     with pytest.raises(DataError, match=rf"all pixels of the 2 masks to {part} on are 255, which is ignored"):
         check_inputs(data, ())
 
