@@ -98,6 +98,7 @@ class SegmentationRun:
     labels_sha256: str
     images_sha256: str
     encoder_sha256: str
+    classes: int
     training: SegmentationTraining
 
 
@@ -240,6 +241,7 @@ def _train(request: Request, engine: Engine, job: _Job) -> None:
         labels_sha256=data.labels_hash(),
         images_sha256=images_hash(row, (pair.key for pair in data.train.pairs)),
         encoder_sha256=weights_hash(segmenter.encoder),
+        classes=len(data.spec.classes),
         training=training,
     )
     stage = segmentation_stage(

@@ -22,7 +22,6 @@ from emma_core.models.ufuser import UFuser
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.export warns of its own internals
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
 

@@ -114,6 +114,7 @@ def test_latex_escapes():
     text = to_latex(hostile_table())
     name = r"\textless{}b\textgreater{}\textbar{}*\_\#\&\%\$\textasciitilde{}\textasciicircum{}\textbackslash{}\{x\}"
     assert name in text
+    assert "as by -{}-range stretch" in to_latex(table_of([replace(make("a"), notes=("as by --range stretch",))]))
     table = table_of([make("[1mm]"), make("IR")])
     assert "\n{}[1mm] & " in to_latex(table)
     said = replace(with_differences()[1][0], table_key=table.key, row="[1mm]")

@@ -23,7 +23,7 @@ from emma_core.engine import Engine
 from emma_core.errors import UsageError
 from emma_core.rows import source_rows
 from emma_core.samples import write_samples
-from emma_core.training import LAST, STATE, SavePolicy
+from emma_core.training import LAST, STATE, SavePolicy, TrainingError
 from emma_core.training_log import LOG, read_log
 from segmentation.data import RowImages, Samples, find_data, read_levels
 from segmentation.labels import SEGMENTATIONS, UNLABELLED
@@ -284,6 +284,16 @@ def test_labels_of_another_folder_are_said_and_not_held_against_the_paper(root, 
         True,
         False,
     ]
+
+
+def test_a_class_that_is_added_asks_for_another_folder(root, tmp_path):
+    brief = replace(TINY, schedule=replace(SHORT, epochs=1, frozen_epochs=0, warm_up_epochs=0, final_epochs=0))
+    request = request_of(root, tmp_path, brief)
+    run_rows(request, Engine("cpu"))
+    spec = SEGMENTATIONS["MSRS"]
+    more = replace(spec, classes=(*spec.classes, "Dog"), palette=(*spec.palette, (1, 2, 3)))
+    with pytest.raises(TrainingError, match=r"another configuration \(classes: 9, now 10\); choose another folder"):
+        run_rows(replace(request, data=find_data(more, root)), Engine("cpu"))
 
 
 # Killed and resumed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from typing import TYPE_CHECKING
 
 from emma_core.report.paper import METHOD
@@ -97,13 +98,13 @@ def to_latex(table: Table) -> str:
 
     Differences stand behind the float, which cannot be longer than a page: few as sentences, many as a longtable.
     """
-    head = " & ".join(_escape(text, _LATEX) for text in ["", *headings(table)])
-    notes = _escape(" ".join([*about(table), *side_notes(table)]), _LATEX)
+    head = " & ".join(_latex(text) for text in ["", *headings(table)])
+    notes = _latex(" ".join([*about(table), *side_notes(table)]))
     lines = [
         f"% {read_from(table)}".rstrip("% "),
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{_escape(table.heading, _LATEX)}}}",
+        f"\\caption{{{_latex(table.heading)}}}",
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         "\\toprule",
         f"{head} \\\\",
@@ -213,13 +214,13 @@ def _latex_body(table: Table) -> list[str]:
             lines.append("\\midrule")
     for name, row, digits in _paper_rows(table):
         cells = [_latex_cell(cell, places) for cell, places in zip(row.cells, digits, strict=True)]
-        lines.append(" & ".join([f"\\emph{{{_escape(name, _LATEX)}}}", *cells]) + " \\\\")
+        lines.append(" & ".join([f"\\emph{{{_latex(name)}}}", *cells]) + " \\\\")
     return lines
 
 
 def _begin(name: str) -> str:
     """Spell what begins a line, or an item: the command before would take a bracket or a star for its own."""
-    return "{}" * name.startswith(("[", "*")) + _escape(name, _LATEX)
+    return "{}" * name.startswith(("[", "*")) + _latex(name)
 
 
 def _latex_differences(table: Table) -> list[str]:
@@ -233,11 +234,11 @@ def _longtable(table: Table) -> list[str]:
     """Write differences as a table that breaks over pages: a line each, as eight intervals are wider than a page."""
     title = f"{table.heading}: differences on the same images. Bold where the interval leaves out zero."
     head = ["\\toprule", " & & Difference & 95\\,\\% from & to \\\\", "\\midrule"]
-    lines = ["\\begin{longtable}{llrrr}", f"\\caption{{{_escape(title, _LATEX)}}} \\\\", *head, "\\endfirsthead"]
+    lines = ["\\begin{longtable}{llrrr}", f"\\caption{{{_latex(title)}}} \\\\", *head, "\\endfirsthead"]
     lines += [*head, "\\endhead", "\\bottomrule", "\\endfoot"]
     for each in table.comparisons:
         unit = f" [{each.unit}]" if each.unit else ""
-        name, figure = _begin(f"{each.row} \N{MINUS SIGN} {each.against}"), _escape(f"{each.column}{unit}", _LATEX)
+        name, figure = _begin(f"{each.row} \N{MINUS SIGN} {each.against}"), _latex(f"{each.column}{unit}")
         lines.append(" & ".join([name, figure, *_latex_interval(each)]) + " \\\\")
     return [*lines, "\\end{longtable}"]
 
@@ -250,7 +251,7 @@ def _latex_interval(comparison: Comparison) -> list[str]:
 
 
 def _latex_cell(cell: Cell, digits: int) -> str:
-    text = _escape(cell_text(cell, digits), _LATEX)
+    text = _latex(cell_text(cell, digits))
     command = {"best": "\\textbf", "second": "\\underline", "": ""}[cell.mark]
     return f"{command}{{{text}}}" if command else text
 
@@ -293,3 +294,8 @@ def _row_line(texts: Sequence[str], signs: dict[str, str]) -> str:
 
 def _escape(text: str, signs: dict[str, str]) -> str:
     return "".join(signs.get(character, character) for character in plain(text))
+
+
+def _latex(text: str) -> str:
+    """Escape text for LaTeX, which makes one dash of two hyphens: those of an option are to stay."""
+    return re.sub("-(?=-)", "-{}", _escape(text, _LATEX))
