@@ -246,7 +246,7 @@ def _train_row(bench: Bench, row: InputRow, setup: TrainingSetup, seed: int, fol
         train_detector(TrainingTask(title, setup.recipe, seed, bench.classes, train, val, start, folder, setup.device))
     detector = load_detector(read_weights(folder / WEIGHTS), None, setup.device)
     _predict(bench, row, detector, folder / PREDICTIONS)
-    return Spent(time.perf_counter() - begun, environment(setup.device))
+    return Spent(time.perf_counter() - begun, environment(setup.device, "ultralytics"))
 
 
 def _evaluate_row(table: TableFolder, row: InputRow, detector: Detector, place: Path, device: torch.device) -> Scored:
@@ -254,7 +254,9 @@ def _evaluate_row(table: TableFolder, row: InputRow, detector: Detector, place: 
     with locked(place):
         _predict(table.bench, row, detector, place / PREDICTIONS)
         images = images_sha256(row, table.bench.test.pairs)
-        return table.score(place, row, images, None, Spent(time.perf_counter() - begun, environment(device)))
+        return table.score(
+            place, row, images, None, Spent(time.perf_counter() - begun, environment(device, "ultralytics"))
+        )
 
 
 def _labelled(bench: Bench, row: InputRow, keys: Sequence[str]) -> list[LabelledImage]:

@@ -13,12 +13,14 @@ import json
 import logging
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from ultralytics.data import base
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -33,13 +35,14 @@ from detection.interface import Detections
 from detection.weights import DetectorInfo, read_weights, save_detector
 from emma_core.chance import seeded
 from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
-from emma_core.images import to_8bit
+from emma_core.images import read_image, to_8bit
 from emma_core.manifest import sha256
 from emma_core.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from detection.interface import LabelledImage, TrainingTask
     from detection.recipes import DetectorRecipe
@@ -55,6 +58,7 @@ _LEAST, _OVERLAP, _MOST = 0.001, 0.7, 300  # confidence, IoU of suppression, box
 
 # ultralytics replaces Pillow's function by one that wants a package for HEIF; whoever reads images keeps the original.
 Image.open = patches._image_open  # noqa: TID251 - as it was
+base.imread = lambda file, **_: np.ascontiguousarray(_levels(read_image(Path(file)))[..., ::-1])  # BGR, as it was
 LOGGER.setLevel(logging.ERROR)
 SETTINGS.update({name: False for name, value in SETTINGS.items() if value is True})  # telemetry, loggers, adverts
 
@@ -75,9 +79,7 @@ class Detector:
 
     def __call__(self, image: FloatImage) -> Detections:
         """Find boxes in an image, (H, W) or (H, W, 3) in [0, 1]; grey becomes three equal channels."""
-        pixels = to_8bit(image)
-        pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
-        fitted = self._fit(image=pixels)
+        fitted = self._fit(image=_levels(image))
         batch = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))[None].to(self._device).float() / 255
         with torch.inference_mode():
             raw = self._network(batch)
@@ -87,6 +89,12 @@ class Detector:
             )
         boxes = scale_boxes(fitted.shape[:2], found[:, :4].clone(), image.shape[:2]).double().cpu().numpy()
         return Detections(boxes, found[:, 4].double().cpu().numpy(), found[:, 5].long().cpu().numpy())
+
+
+def _levels(image: FloatImage) -> NDArray[np.uint8]:
+    """Return an image as detectors see it, in training and in scoring: (H, W, 3) uint8, red first."""
+    levels = to_8bit(image)
+    return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
 
 
 def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionModel:
@@ -108,12 +116,14 @@ def build_network(recipe: DetectorRecipe, classes: int, seed: int) -> DetectionM
 
 
 def architecture_hash(recipe: DetectorRecipe) -> str:
-    """Return the SHA-256 of the description of a network, wherever it is from.
+    """Return the SHA-256 of the description of a network, wherever it is from, and of what is built from it.
 
     Raises:
         UsageError: there is no such model.
     """
-    return sha256(json.dumps(_architecture(recipe), sort_keys=True).encode())
+    # From one description versions of ultralytics have built networks that differ in an activation.
+    built = [(name, type(module).__name__) for name, module in build_network(recipe, 1, 0).named_modules()]
+    return sha256(json.dumps([_architecture(recipe), built], sort_keys=True).encode())
 
 
 def _architecture(recipe: DetectorRecipe) -> dict[str, Any]:
@@ -243,8 +253,8 @@ def train_detector(task: TrainingTask) -> None:
         torch.set_num_threads(threads)  # ultralytics leaves a core idle
         try:
             trainer.train()
-        except FileNotFoundError as error:
-            raise DataError(f"{task.title}: {' '.join(str(error).split())}") from None
+        except DataError as error:
+            raise DataError(f"{task.title}: {error}") from None
         except OSError as error:
             raise EmmaError(
                 f"{error.filename or task.folder}: cannot be written ({error.strerror}); what is done is kept, the "
@@ -267,6 +277,12 @@ class _Images(YOLODataset):  # type: ignore[misc]
     def cache_images(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it draws a bar, whatever it is told
             super().cache_images()
+
+    def check_cache_ram(self, *arguments: Any, **options: Any) -> bool:  # noqa: ANN401 - as its base class
+        """Tell whether images stay in memory; mosaics are made of all images either way, not of the last few."""
+        enough: bool = super().check_cache_ram(*arguments, **options)
+        self.cache = "ram"
+        return enough
 
     def load_image(self, i: int, **options: Any) -> Any:  # noqa: ANN401 - as its base class
         self.npy_files[i] = self.npy_files[i].with_suffix(".none")  # a .npy beside an image would be read instead
@@ -354,6 +370,12 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         """Leave the evaluation to us."""
 
     def _advance(self) -> None:
+        wanted = self._task.recipe.batch
+        if self.batch_size != wanted:
+            raise EmmaError(
+                f"{self._task.title}: the memory of {self.device} does not suffice for {wanted} images at a time, and "
+                "all rows need as many; choose fewer (--config, batch = ...) or another --device"
+            )
         self._batches += 1
         part = min(self._batches / len(self.train_loader), 1)
         self._log.tick(self.epoch + part, sum(map(float, (self.tloss or {}).values())))

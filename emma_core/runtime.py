@@ -9,6 +9,7 @@ import platform
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -133,13 +134,14 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def environment(device: torch.device | None = None) -> dict[str, str | int]:
-    """Describe what a result was computed with: versions, machine, device, threads."""
+def environment(device: torch.device | None = None, *packages: str) -> dict[str, str | int]:
+    """Describe what a result was computed with: versions, those of more packages too, machine, device, threads."""
     used = device or torch.device("cpu")
     return {
         "emma-tasks": __version__,
         "python": ".".join(str(part) for part in sys.version_info[:3]),
         "torch": torch.__version__,
+        **{package: version(package) for package in packages},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": cpu_name(),  # from one seed, another kind trains other weights
         "device": torch.cuda.get_device_name(used) if used.type == "cuda" else used.type,

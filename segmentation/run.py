@@ -163,7 +163,7 @@ def _common(request: Request, engine: Engine) -> Result:
         dataset=data.dataset,
         recipe=_recipe(request),
         notes=_notes(request),
-        environment=environment(engine.device),
+        environment=environment(engine.device, "segmentation-models-pytorch"),
         comparable=not (data.spec.pseudo or data.foreign_labels),
     )
 

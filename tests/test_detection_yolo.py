@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from conftest import random_image
+from PIL import Image
+from torch import nn
 
 from detection import offline
 from detection.anchors import STRIDES, AnchorHead
@@ -21,7 +24,7 @@ from detection.annotations import ImageBoxes
 from detection.interface import LabelledImage, TrainingTask
 from detection.recipes import RECIPES, DetectorRecipe, changed, detector_recipe
 from detection.weights import DetectorInfo, read_weights, save_detector
-from emma_core.errors import CheckpointError, DataError, UsageError
+from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
 from emma_core.images import read_image, write_image
 
 CPU = torch.device("cpu")
@@ -245,6 +248,51 @@ def test_training_leaves_our_weights_and_touches_nothing_else(yolo, tmp_path):
     assert steps(tmp_path / "run") == [1, 2, 3]
     yolo.train_detector(task(yolo, tmp_path / "run", made))  # finished: nothing happens
     assert read_weights(tmp_path / "run" / "weights.safetensors").sha256 == weights.sha256
+
+
+def test_images_are_seen_alike_in_training_and_scoring(yolo, tmp_path):
+    levels = np.random.default_rng(0).integers(256, size=(48, 64, 4)).astype(np.uint8)
+    made = images(tmp_path / "data", 1)
+    for suffix, kept in ((".tif", 4), (".png", 3)):
+        file = made[0].file.with_suffix(suffix)
+        Image.fromarray(levels[..., :kept]).save(file)
+        (trained,) = yolo._Images(
+            img_path=[LabelledImage(file, made[0].truth)], imgsz=64, augment=False, data={"channels": 3}
+        )
+        assert np.array_equal(trained["img"].numpy().transpose(1, 2, 0)[8:56], levels[..., :3])
+
+
+def test_a_network_is_known_by_what_is_built_of_its_description(yolo, monkeypatch):
+    network = yolo.build_network(TINY, 1, 0)
+    (pooling,) = [module for module in network.modules() if isinstance(module, yolo.modules.SPPF)]
+    assert isinstance(pooling.cv1.act, nn.SiLU)  # as in YOLOv5's release; versions of ultralytics had none
+    known = yolo.architecture_hash(TINY)
+    pooling.cv1.act = nn.Identity()
+    monkeypatch.setattr(yolo, "build_network", lambda *_: network)
+    assert yolo.architecture_hash(TINY) != known
+
+
+def test_a_smaller_batch_than_that_of_the_recipe_is_refused(yolo, tmp_path, monkeypatch):
+    prepare = yolo._Trainer.preprocess_batch
+
+    def full(self, batch):
+        monkeypatch.setattr(yolo._Trainer, "preprocess_batch", prepare)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(yolo._Trainer, "preprocess_batch", full)
+    with pytest.raises(EmmaError, match=r"IR, seed 0: the memory of cpu does not suffice for 4 images at a time"):
+        yolo.train_detector(task(yolo, tmp_path / "run", images(tmp_path / "data", 8)))
+
+
+def test_little_memory_changes_no_training(yolo, tmp_path, monkeypatch):
+    made = images(tmp_path / "data", 8)
+    for name, memory in (("much", 2**40), ("little", 2**10)):
+        available = SimpleNamespace(available=memory, total=2**40)
+        with monkeypatch.context() as patch:
+            patch.setattr("psutil.virtual_memory", lambda available=available: available)
+            yolo.train_detector(task(yolo, tmp_path / name, made))
+    much, little = (read_weights(tmp_path / name / "weights.safetensors").tensors for name in ("much", "little"))
+    assert all(torch.equal(much[name], little[name]) for name in much)
 
 
 def test_a_run_that_stopped_goes_on(yolo, tmp_path, monkeypatch):
