@@ -266,11 +266,12 @@ def _labelled(bench: Bench, row: InputRow, keys: Sequence[str]) -> list[Labelled
 def _predict(bench: Bench, row: InputRow, detector: Detector, path: Path) -> None:
     """Run a detector over the test images of a row and write what it finds."""
     numbers = numbers_by_name(detector.classes, bench.classes)
+    known = [index for index, number in enumerate(numbers) if number >= 0]
     found = []
     with progress_bar(f"{row.name}: testing", len(bench.split.test)) as advance:
         for pair in bench.test.pairs:
             image = read_fitting(row, pair, bench.annotations.images[pair.key])
-            found.append(_renumbered(detector(image), numbers))
+            found.append(_renumbered(detector(image, known), numbers))
             advance()
     write_predictions(path, found)
 
@@ -278,6 +279,4 @@ def _predict(bench: Bench, row: InputRow, detector: Detector, path: Path) -> Non
 def _renumbered(found: Detections, numbers: Sequence[int]) -> Detections:
     import numpy as np
 
-    classes = np.array(numbers, np.int64)[found.classes]
-    kept = classes >= 0
-    return Detections(found.boxes[kept], found.scores[kept], classes[kept])
+    return Detections(found.boxes, found.scores, np.array(numbers, np.int64)[found.classes])

@@ -77,15 +77,20 @@ class Detector:
         self._network = network.fuse(verbose=False).eval().to(device)  # type: ignore[operator]
         self._fit = LetterBox((size, size), auto=True, stride=32)
 
-    def __call__(self, image: FloatImage) -> Detections:
-        """Find boxes in an image, (H, W) or (H, W, 3) in [0, 1]; grey becomes three equal channels."""
+    def __call__(self, image: FloatImage, classes: Sequence[int] | None = None) -> Detections:
+        """Find boxes in an image, (H, W) or (H, W, 3) in [0, 1]; grey becomes three equal channels.
+
+        Args:
+            image: the image.
+            classes: numbers of those that are looked for, by default all; others take no room among the boxes.
+        """
         fitted = self._fit(image=_levels(image))
         batch = torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))[None].to(self._device).float() / 255
         with torch.inference_mode():
             raw = self._network(batch)
             kinds, end2end = len(self.classes), getattr(self._network, "end2end", False)
             (found,) = non_max_suppression(
-                raw, _LEAST, _OVERLAP, multi_label=True, max_det=_MOST, nc=kinds, end2end=end2end
+                raw, _LEAST, _OVERLAP, classes=classes, multi_label=True, max_det=_MOST, nc=kinds, end2end=end2end
             )
         boxes = scale_boxes(fitted.shape[:2], found[:, :4].clone(), image.shape[:2]).double().cpu().numpy()
         return Detections(boxes, found[:, 4].double().cpu().numpy(), found[:, 5].long().cpu().numpy())

@@ -37,8 +37,10 @@ def read_dicom(path: Path, window: Window | None) -> Scan:
         return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored", affine=place)
     values = reader("pydicom.pixels").apply_modality_lut(stored, dataset).astype(np.float32)
     refuse_unusable(values, "pixels")
-    shown, used, grey = _windowed(values, dataset, window, _padding(stored, dataset))
-    return Scan(_slices(1 - grey if photometry == "MONOCHROME1" else grey, 2), "DICOM", shown, used, place)
+    padding = _padding(stored, dataset)
+    shown, used, grey = _windowed(values, dataset, window, padding)
+    grey = np.where(padding, np.float32(0), 1 - grey if photometry == "MONOCHROME1" else grey)
+    return Scan(_slices(grey, 2), "DICOM", shown, used, place)
 
 
 def _refuse(dataset: Any) -> None:  # noqa: ANN401 - a data set of pydicom
@@ -105,7 +107,7 @@ def _windowed(
     """Show values in the window asked for, in the file's first one, or in whole but for padding around the scan."""
     if window is not None:
         return "given", window, window.show(values)
-    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
+    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:  # absent, or empty
         window = whole_range(values if padding.all() else values[~padding])
         return "range", window, window.show(values)
     window = Window(_first(dataset.WindowCenter), _first(dataset.WindowWidth))

@@ -250,6 +250,18 @@ def test_training_leaves_our_weights_and_touches_nothing_else(yolo, tmp_path):
     assert read_weights(tmp_path / "run" / "weights.safetensors").sha256 == weights.sha256
 
 
+def test_classes_that_nobody_asks_for_take_no_room(yolo):
+    network = yolo.build_network(TINY, 80, 0)
+    for scores in network.model[-1].cv3:  # anything but shy
+        scores[-1].bias.data = torch.linspace(-3, 0, 80)
+    detector = yolo.Detector(network, tuple(map(str, range(80))), 64, CPU)
+    image = random_image(0, (48, 64, 3))
+    everything, some = detector(image), detector(image, [3, 7])
+    assert len(everything.classes) == 300
+    assert set(some.classes) == {3, 7}
+    assert len(some.classes) > np.isin(everything.classes, [3, 7]).sum()
+
+
 def test_images_are_seen_alike_in_training_and_scoring(yolo, tmp_path):
     levels = np.random.default_rng(0).integers(256, size=(48, 64, 4)).astype(np.uint8)
     made = images(tmp_path / "data", 1)

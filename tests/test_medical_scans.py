@@ -77,6 +77,8 @@ def test_without_a_window_the_whole_range_is_shown(tmp_path):
     scan = read_scan(save(tmp_path / "a.dcm", dicom()))
     np.testing.assert_allclose(scan.images[0], STORED / STORED.max(), atol=1e-6)
     assert (scan.shown, scan.window) == ("range", Window(STORED.max() / 2 - 1024, float(STORED.max())))
+    empty = read_scan(save(tmp_path / "empty.dcm", dicom(WindowCenter=None, WindowWidth=None)))
+    assert (empty.shown, empty.window) == (scan.shown, scan.window)
     flat = read_scan(save(tmp_path / "flat.dcm", dicom(STORED * 0)))
     assert np.unique(flat.images[0]).tolist() == [0.5]
 
@@ -91,9 +93,16 @@ def test_padding_around_a_scan_does_not_take_its_grey_levels(tmp_path, limit, lo
         padded["PixelPaddingRangeLimit"] = limit
     scan = read_scan(save(tmp_path / "a.dcm", dicom(stored, **padded)))
     high = int(STORED.max())
-    np.testing.assert_allclose(scan.images[0], np.clip((stored - low) / (high - low), 0, 1), atol=1e-6)
+    grey = np.clip((stored - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(scan.images[0], grey, atol=1e-6)
+    padding = (stored >= -2000) & (stored <= (-2000 if limit is None else limit))
+    asked = {"WindowCenter": (low + high) / 2 - 1024, "WindowWidth": high - low, "VOILUTFunction": "LINEAR_EXACT"}
+    for window in ({}, asked):
+        inverted = dicom(stored, **padded, **window, PhotometricInterpretation="MONOCHROME1")
+        (image,) = read_scan(save(tmp_path / "inverted.dcm", inverted)).images
+        np.testing.assert_allclose(image, np.where(padding, 0, 1 - grey), atol=1e-6)
     blank = dicom(np.full_like(stored, -2000), **padded)
-    assert np.unique(read_scan(save(tmp_path / "blank.dcm", blank)).images[0]).tolist() == [0.5]
+    assert np.unique(read_scan(save(tmp_path / "blank.dcm", blank)).images[0]).tolist() == [0]
 
 
 def test_slope_and_intercept_are_applied(tmp_path):
