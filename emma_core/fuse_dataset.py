@@ -178,7 +178,7 @@ def _fuse_all(
 def _forget(pairs: PairSet, folder: Path, manifest: Manifest) -> None:
     """Remove the images of pairs; all images of the folder, if they do not belong with those that will be made."""
     try:
-        found = resume_manifest(folder, replace(manifest))
+        found = resume_manifest(folder, Manifest(manifest.dataset, manifest.root, manifest.settings))
     except ManifestError:
         forget(folder)
         return

@@ -158,8 +158,8 @@ def fuser(
     chosen = _changed(named, config, epochs, steps, precision)
     title = recipe if chosen == named else f"{recipe}, changed"
     chosen = replace(chosen, warm_start=chosen.warm_start if warm_start is None else warm_start)
-    if folders and not chosen.warm_start:
-        raise UsageError(f"--teacher {folders[0][0]}: only the warm start has teachers; add --warm-start")
+    if folders and not (chosen.warm_start or chosen.loss.teacher > 0):
+        raise UsageError(f"--teacher {folders[0][0]}: nothing learns from it; add --warm-start")
     options = _options(out or Path(f"runs/train/fuser-{recipe}"), title, seed, workers, save_seconds)
     _demand_run(options.folder, resume)
     networks = _both(sensing_ir, sensing_vis)

@@ -102,19 +102,30 @@ def find_data(
     opened = open_scenes(scenes, on_scene=on_scene)
     training, validation = hold_out(opened.scenes, held_out)
     if taught:
-        # After the parting: the fuser, which needs no teacher, is validated on no pair that a sensing network saw.
-        faults += [fault(scene, "no teacher has an image of it") for scene in opened.scenes if not scene.teachers]
-        training, validation = _taught(training), _taught(validation)
-        if not training:
-            raise DataError(f"No pair to train on: all {len(validation)} that a teacher has an image of are held out")
-        if not validation:
-            training, validation = hold_out(training, held_out)
+        untaught = {scene.key for scene in scenes if not scene.teachers}
+        faults += [fault(scene, "no teacher has an image of it") for scene in opened.scenes if scene.key in untaught]
+        training, validation = _taught(training, validation, held_out, [*faults, *opened.faults])
     record = _record(opened, training, validation)
     return TrainingData(training, validation, opened.reader, record, (*faults, *opened.faults))
 
 
-def _taught(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    return tuple(scene for scene in scenes if scene.teachers)
+def _taught(
+    training: Sequence[Scene], validation: Sequence[Scene], held_out: int, faults: Sequence[Fault]
+) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    """Keep the scenes that a teacher has an image of, and hold some more out if need be.
+
+    None goes the other way: the fuser, which needs no teacher, is validated on no pair that a sensing network saw.
+    """
+    training, validation = (tuple(scene for scene in part if scene.teachers) for part in (training, validation))
+    if not training and not validation:
+        raise DataError(f"No pair can be trained on; first: {faults[0]}")
+    if not training:
+        raise DataError(f"No pair to train on: all {len(validation)} that a teacher has an image of are held out")
+    more = min(held_out, (len(training) + len(validation)) // 2) - len(validation)
+    if more > 0 or not validation:
+        training, added = hold_out(training, max(more, 1))
+        validation = (*validation, *added)
+    return training, validation
 
 
 def _find_scenes(sources: Sequence[Source], teachers: Sequence[tuple[str, Path]]) -> tuple[list[Scene], list[Fault]]:

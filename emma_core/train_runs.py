@@ -209,7 +209,7 @@ def _read_sensing(side: Side, path: Path, training: FuserTraining) -> Weights[Se
             f"{path}: is the {other} sensing network, and is given as the {side} one; "
             "exchange --sensing-ir and --sensing-vis, or give another file"
         )
-    if training.crops.size % weights.network.stride:
+    if training.loss.senses and training.crops.size % weights.network.stride:
         raise UsageError(
             f"{path}: takes images whose sides are multiples of {weights.network.stride} pixels; "
             f"expected such crops.size, found {training.crops.size}"

@@ -211,7 +211,7 @@ class FuserTraining:
         schedule: how long and how fast.
         warm_start: whether stage I comes first.
         warm_start_loss: of stage I without teachers.
-        warm_start_schedule: of stage I.
+        warm_start_schedule: of stage I; its number format is that of ``schedule``.
     """
 
     network: UFuserConfig = field(default_factory=UFuserConfig)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Levels = NDArray[np.uint8]
 
+VARIATION = 2
+"""Goes up when one recipe comes to train on other images: rows from before and after that cannot be compared."""
+
 GREY = 128
 """Level of the border around an image that does not fill its frame."""
 

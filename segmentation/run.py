@@ -25,6 +25,7 @@ from emma_core.options import progress_bar
 from emma_core.results import Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment
 from emma_core.training import LAST, STATE, SavePolicy, train
+from segmentation.augment import VARIATION
 from segmentation.data import RowImages, Samples, images_hash
 from segmentation.evaluation import columns, evaluate_row
 from segmentation.network import build_segmenter, load_segmenter, refuse_missing, weights_hash
@@ -99,6 +100,7 @@ class SegmentationRun:
     images_sha256: str
     encoder_sha256: str
     classes: int
+    variation: int
     training: SegmentationTraining
 
 
@@ -173,7 +175,7 @@ def _recipe(request: Request) -> dict[str, str | int]:
     training, data = request.training, request.data
     network = training.network
     start = {"imagenet": "ImageNet", "none": "random"}[network.encoder_weights]
-    config = json.dumps(to_dict(training), sort_keys=True).encode()
+    config = json.dumps([to_dict(training), VARIATION], sort_keys=True).encode()
     return {
         "name": recipe_label(request.recipe, training),
         "model": f"DeepLabV3+ {network.encoder} ({start} weights)",
@@ -242,6 +244,7 @@ def _train(request: Request, engine: Engine, job: _Job) -> None:
         images_sha256=images_hash(row, (pair.key for pair in data.train.pairs)),
         encoder_sha256=weights_hash(segmenter.encoder),
         classes=len(data.spec.classes),
+        variation=VARIATION,
         training=training,
     )
     stage = segmentation_stage(

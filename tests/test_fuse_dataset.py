@@ -133,6 +133,13 @@ def test_overwriting_some_pairs_leaves_the_others_alone(root, folder):
     assert tree(folder) == before
 
 
+def test_failures_of_other_settings_go_with_their_images(root, folder):
+    (root / "vi" / "003.png").write_bytes(b"damaged")
+    assert len(run(root, folder).faults) == 1
+    run(root, folder, colour="none", overwrite=True, limit=1)
+    assert not read_manifest(folder).failures
+
+
 def test_a_folder_begun_in_another_precision_says_how_to_go_on(root, folder, tmp_path):
     weights = tmp_path / "small.safetensors"
     save_checkpoint(weights, UFuser(UFuserConfig((8, 8, 8, 8))), recipe="quick", provenance={})

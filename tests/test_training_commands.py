@@ -120,8 +120,10 @@ def test_a_sensing_network_learns_only_from_pairs_that_a_teacher_fused(trainable
 def test_a_teacher_of_the_fuser_needs_the_warm_start(trainable, tmp_path, networks):
     options = ["--recipe", "quick", "--no-warm-start", "--teacher", f"T={trainable / 'vi'}", *networks, "--dry-run"]
     outcome = train("fuser", trainable, tmp_path, *options)
+    (tmp_path / "towards.toml").write_text("loss.teacher = 1.0\n")
+    done(train("fuser", trainable, tmp_path, *options, "--config", "towards.toml"))
     assert outcome.returncode == 2
-    refused(outcome, "--teacher T: only the warm start has teachers; add --warm-start")
+    refused(outcome, "--teacher T: nothing learns from it; add --warm-start")
 
 
 def test_a_single_pair_is_not_said_to_be_held_out(trainable, tmp_path):
