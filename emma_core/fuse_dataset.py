@@ -125,10 +125,7 @@ def fuse_dataset(
 def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
     """Tell whether a fused image is there, whole, and made from the files as they are now."""
     return (
-        row is not None
-        and file_sha256(folder / row.file) == row.sha256
-        and file_sha256(pair.infrared) == row.infrared_sha256
-        and file_sha256(pair.visible) == row.visible_sha256
+        row is not None and file_sha256(folder / row.file) == row.sha256 and row.made_from(pair.infrared, pair.visible)
     )
 
 

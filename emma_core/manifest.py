@@ -74,6 +74,10 @@ class Row:
         """The fused image, relative to the folder of the manifest."""
         return f"{self.key}.png"
 
+    def made_from(self, infrared: Path, visible: Path) -> bool:
+        """Tell whether the image was made from two files as they are now."""
+        return (file_sha256(infrared), file_sha256(visible)) == (self.infrared_sha256, self.visible_sha256)
+
 
 _OF_A_ROW = {each.name for each in fields(Row)}
 
@@ -280,10 +284,7 @@ def unusual(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def made_from(root: Path, manifest: Manifest) -> bool:
     """Tell whether all images of a record were made from files as they lie below a folder now."""
-    return all(
-        (file_sha256(root / row.infrared), file_sha256(root / row.visible)) == (row.infrared_sha256, row.visible_sha256)
-        for row in manifest.rows.values()
-    )
+    return all(row.made_from(root / row.infrared, root / row.visible) for row in manifest.rows.values())
 
 
 def sha256(data: bytes) -> str:

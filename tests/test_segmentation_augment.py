@@ -158,7 +158,7 @@ def test_a_scaled_image_is_that_much_smaller_or_larger(factor, labelled):
         assert (labels == 1).sum() == pytest.approx(600 * factor**2, rel=0.2)
 
 
-@pytest.mark.parametrize("change", [{"scale": (factor,) * 2} for factor in (0.4, 0.75, 1.3, 1.7)] + [{"rotate": 1}])
+@pytest.mark.parametrize("change", [{"scale": (factor,) * 2} for factor in (0.4, 0.7, 1.3, 1.7)] + [{"rotate": 1}])
 def test_masks_lie_exactly_on_their_images(change):
     row, column = np.mgrid[:64, :80]
     off = []
@@ -168,8 +168,7 @@ def test_masks_lie_exactly_on_their_images(change):
         weights = [image[..., 0] * (mask != UNLABELLED), (mask == 1).astype(float)]
         (y, x), (mask_y, mask_x) = ([np.average(axis, weights=w) for axis in (row, column)] for w in weights)
         off.append((mask_y - y, mask_x - x))
-    # Where every third label is as near to its pixel as its neighbour is (0.75), one side is taken.
-    assert np.abs(np.mean(off, axis=0)).max() < 0.17
+    assert np.abs(np.mean(off, axis=0)).max() < 0.1
 
 
 def test_scales_are_drawn_from_the_whole_range():
