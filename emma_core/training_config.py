@@ -289,14 +289,14 @@ _CPU = TrainingRecipe(
     ),
     FuserTraining(
         network_recipe("released").ufuser,
-        FusionLoss("l1+gradient", infrared=1.0, visible=1.0, equivariance=1.0, maximum=1.0, slopes=5.0, gain=1.2),
+        FusionLoss("l1+gradient", infrared=0.5, visible=0.5, equivariance=0.5, maximum=4.0, slopes=4.0),
         TransformConfig(angles=(10.0, 130.0, 250.0)),
         crops=_CPU_CROPS,
-        schedule=Schedule(epochs=9, batch=4, decay_epochs=3, clip=1.0, precision="bf16"),
+        schedule=Schedule(epochs=6, batch=4, learning_rate=1e-4, decay_epochs=2, clip=1.0, precision="bf16"),
         warm_start=True,
-        warm_start_loss=replace(PLAIN, slopes=5.0, gain=1.2),
+        warm_start_loss=replace(PLAIN, slopes=5.0),
         warm_start_schedule=Schedule(
-            epochs=60, batch=4, learning_rate=5e-4, decay_epochs=15, clip=1.0, precision="bf16"
+            epochs=120, batch=4, learning_rate=5e-4, decay_epochs=30, clip=1.0, precision="bf16"
         ),
     ),
 )
