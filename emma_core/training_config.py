@@ -285,14 +285,16 @@ _CPU = TrainingRecipe(
     SensingTraining(
         SensingConfig((16, 32, 64, 128)),
         crops=_CPU_CROPS,
-        schedule=Schedule(epochs=200, batch=16, learning_rate=1e-3, decay_epochs=50, precision="bf16"),
+        schedule=Schedule(epochs=100, batch=16, learning_rate=1e-3, decay_epochs=25, precision="bf16"),
     ),
     FuserTraining(
         network_recipe("released").ufuser,
         FusionLoss("l1+gradient", infrared=0.5, visible=0.5, equivariance=0.5, maximum=4.0, slopes=4.0),
         TransformConfig(angles=(10.0, 130.0, 250.0)),
         crops=_CPU_CROPS,
-        schedule=Schedule(epochs=6, batch=4, learning_rate=1e-4, decay_epochs=2, clip=1.0, precision="bf16"),
+        schedule=Schedule(
+            epochs=3, batch=4, learning_rate=1e-4, decay_epochs=1, clip=1.0, precision="bf16", validate_epochs=1
+        ),
         warm_start=True,
         warm_start_loss=replace(PLAIN, slopes=5.0),
         warm_start_schedule=Schedule(

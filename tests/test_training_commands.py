@@ -156,8 +156,8 @@ def test_a_sensor_may_be_spelt_out_and_in_capitals(spelt, side, trainable, tmp_p
 @pytest.mark.parametrize(
     ("options", "long"),
     [
-        (["--recipe", "cpu"], "120 epochs of stage I (warm start), then 6 epochs"),
-        (["--recipe", "cpu", "--no-warm-start"], "cpu for 6 epochs"),
+        (["--recipe", "cpu"], "120 epochs of stage I (warm start), then 3 epochs"),
+        (["--recipe", "cpu", "--no-warm-start"], "cpu for 3 epochs"),
         (["--recipe", "paper", "--warm-start", "--steps", "7"], "20 epochs of stage I (warm start), then 7 steps"),
     ],
 )
