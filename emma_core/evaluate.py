@@ -15,6 +15,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ import torch
 from torch import Tensor
 
 from emma_core.errors import DataError
-from emma_core.images import luma, read_image, size_text, write_atomic
+from emma_core.fuse import fuse_pair
+from emma_core.fusers import load_fuser
+from emma_core.images import luma, read_image, size_text, to_8bit, write_atomic
 from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.paired import write_differences
 from emma_core.pairs import Fault, Pair, PairSet
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
     from emma_core.comparisons import Comparison
     from emma_core.datasets import DatasetSpec
+    from emma_core.fusers import Fuser
+    from emma_core.images import FloatImage
     from emma_core.rows import InputRow
 
 TASK = "evaluate"
@@ -232,18 +237,32 @@ def write_scores(
 def read_levels(path: Path) -> Tensor:
     """Read a file as whole grey levels, (H, W) float32 in 0..255.
 
-    Luma is taken of whole levels, as OpenCV does it: of values in [0, 1] some halves would round the other way.
-
     Raises:
         ImageError: the file cannot be read.
     """
-    return torch.from_numpy(np.rint(luma(np.rint(read_image(path) * np.float32(255)))))
+    return _levels(read_image(path))
+
+
+def _levels(image: FloatImage) -> Tensor:
+    """Turn an image in [0, 1] into the grey levels of its 8-bit file.
+
+    Luma is taken of whole levels, as OpenCV does it: of values in [0, 1] some halves would round the other way.
+    """
+    return torch.from_numpy(np.rint(luma(to_8bit(image).astype(np.float32))))
+
+
+@cache
+def _rule(name: str) -> Fuser:
+    return load_fuser(name, device="cpu")
 
 
 def row_images(
     pair: Pair, rows: Sequence[InputRow], spec: DatasetSpec, device: torch.device | None = None
 ) -> dict[str, Tensor]:
-    """Read the images of one pair: sources and naive rules, which are computed, and those of the rows from files.
+    """Read the images of one pair: sources, naive rules, which are computed, and those of the rows from files.
+
+    A naive rule gives what ``fuse-dataset`` would have written: like all other fused rows an 8-bit image in the
+    colours of a source, whose luma is rounded once more.
 
     Args:
         pair: the pair.
@@ -257,18 +276,15 @@ def row_images(
     Raises:
         DataError: a file cannot be read, or has another size.
     """
-    infrared, visible = (read_levels(path).to(device) for path in (pair.infrared, pair.visible))
-    if infrared.shape != visible.shape:
+    infrared, visible = read_image(pair.infrared), read_image(pair.visible)
+    if infrared.shape[:2] != visible.shape[:2]:
         raise DataError(f"the two images differ in size: {size_text(infrared.shape)} and {size_text(visible.shape)}")
-    images = {
-        spec.infrared_label: infrared,
-        spec.visible_label: visible,
-        "mean": ((infrared + visible) / 2).round(),
-        "max": torch.maximum(infrared, visible),
-    }
+    naive = {rule: fuse_pair(infrared, visible, _rule(rule), colour_from=pair.colour_from) for rule in NAIVE_ROWS}
+    computed = {spec.infrared_label: infrared, spec.visible_label: visible, **naive}
+    images = {label: _levels(image).to(device) for label, image in computed.items()}
     for row in rows:
         image = read_levels(row.files[pair.key]).to(device)
-        if image.shape != infrared.shape:
+        if image.shape != infrared.shape[:2]:
             found, wanted = size_text(image.shape), size_text(infrared.shape)
             raise DataError(f"{row.name}: {row.files[pair.key]} is {found}, its sources {wanted}")
         images[row.name] = image
