@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from emma_core.runtime import resolve_device, resolve_dtype
+from emma_core.runtime import resolve_device, resolve_dtype, resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,8 @@ class Engine:
 
         Args:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; with several processes, each has its own GPU.
-            precision: ``fp32``, or ``bf16`` for the forward passes; weights and their updates stay float32.
+            precision: of the forward passes: ``fp32``, ``bf16``, or ``auto``, see
+                :func:`emma_core.runtime.resolve_precision`; weights and their updates stay float32.
 
         Raises:
             UsageError: no such device or precision.
@@ -44,7 +45,7 @@ class Engine:
         from accelerate import Accelerator  # type: ignore[import-untyped]
 
         wanted = resolve_device(device)
-        self.dtype = resolve_dtype(precision)
+        self.dtype = resolve_dtype(resolve_precision(precision, wanted))
         # The precision is applied below: accelerate would hold all runs of a process to that of the first.
         self._accelerator = Accelerator(cpu=wanted.type == "cpu", mixed_precision="no")
         self.world: int = self._accelerator.num_processes

@@ -61,7 +61,9 @@ FuserSteps = Annotated[
 ]
 HeldOut = Annotated[int, typer.Option(min=1, help="Pairs that are validated on, and not trained on.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same weights (on a CPU).")]
-Precision = Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, bf16, or auto: bf16 where the processor has it; instead of the recipe's.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that cut crops; for a fast GPU.")]
 SaveSeconds = Annotated[float, typer.Option(min=0, help="Time between two saves; a killed run goes on from the last.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/train/...")]
@@ -104,6 +106,7 @@ def sensing(
     named = _recipe(recipe).sensing
     chosen = _changed(named, config, epochs, steps, precision)
     title = recipe if chosen == named else f"{recipe}, changed"
+    chosen = _on_device(chosen, device)
     chosen = replace(chosen, classical=rules) if folders or rules else chosen
     options = _options(out or Path(f"runs/train/sensing-{sensor}-{recipe}"), title, seed, workers, save_seconds)
     _demand_run(options.folder, resume)
@@ -157,6 +160,7 @@ def fuser(
     named = _recipe(recipe).fuser
     chosen = _changed(named, config, epochs, steps, precision)
     title = recipe if chosen == named else f"{recipe}, changed"
+    chosen = _on_device(chosen, device)
     chosen = replace(chosen, warm_start=chosen.warm_start if warm_start is None else warm_start)
     if folders and not (chosen.warm_start or chosen.loss.teacher > 0):
         raise UsageError(f"--teacher {folders[0][0]}: nothing learns from it; add --warm-start")
@@ -197,6 +201,14 @@ def _changed(training: Any, config: Path | None, epochs: int | None, steps: int 
     training = configured(training, config, override)
     schedule = {"epochs": epochs, "steps": steps, "precision": precision}
     return override(training, {"schedule": {name: value for name, value in schedule.items() if value}})
+
+
+def _on_device(training: Any, device: str) -> Any:  # noqa: ANN401 - as above
+    """Settle the number format, so that the run says which it is, and goes on in no other elsewhere."""
+    from emma_core.runtime import resolve_device, resolve_precision
+
+    precision = resolve_precision(training.schedule.precision, resolve_device(device))
+    return replace(training, schedule=replace(training.schedule, precision=precision))
 
 
 def _sources(data: Sequence[str], split_file: list[str] | None, exclude_file: list[str] | None) -> list[Source]:

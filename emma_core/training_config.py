@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 Distance = Literal["l1", "mse", "l1+gradient"]
 Training = TypeVar("Training", bound="DataclassInstance")
 
@@ -108,7 +108,8 @@ class Schedule:
         decay_epochs: the rate is multiplied by ``decay`` every so many epochs.
         decay: the factor.
         clip: largest norm of the gradient; None: any.
-        precision: of the forward pass; weights and their updates are always float32.
+        precision: of the forward pass, ``auto`` being bf16 where the device computes in it natively: elsewhere it is
+            ten times slower than fp32. Weights and their updates are always float32.
         validate_epochs: epochs between two validations.
     """
 
@@ -285,7 +286,7 @@ _CPU = TrainingRecipe(
     SensingTraining(
         SensingConfig((16, 32, 64, 128)),
         crops=_CPU_CROPS,
-        schedule=Schedule(epochs=100, batch=16, learning_rate=1e-3, decay_epochs=25, precision="bf16"),
+        schedule=Schedule(epochs=100, batch=16, learning_rate=1e-3, decay_epochs=25, precision="auto"),
     ),
     FuserTraining(
         network_recipe("released").ufuser,
@@ -293,12 +294,12 @@ _CPU = TrainingRecipe(
         TransformConfig(angles=(10.0, 130.0, 250.0)),
         crops=_CPU_CROPS,
         schedule=Schedule(
-            epochs=3, batch=4, learning_rate=1e-4, decay_epochs=1, clip=1.0, precision="bf16", validate_epochs=1
+            epochs=3, batch=4, learning_rate=1e-4, decay_epochs=1, clip=1.0, precision="auto", validate_epochs=1
         ),
         warm_start=True,
         warm_start_loss=replace(PLAIN, slopes=5.0),
         warm_start_schedule=Schedule(
-            epochs=120, batch=4, learning_rate=5e-4, decay_epochs=30, clip=1.0, precision="bf16"
+            epochs=120, batch=4, learning_rate=5e-4, decay_epochs=30, clip=1.0, precision="auto"
         ),
     ),
 )

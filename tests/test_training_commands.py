@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Outcome, emma
 from small_trainings import TINY, sensing_network
 
@@ -16,9 +18,11 @@ from emma_core.config import SensingConfig, read_toml
 from emma_core.errors import DataError
 from emma_core.models.ufuser import UFuser
 from emma_core.models.unet import SensingUNet
+from emma_core.train_commands import _on_device
 from emma_core.train_data import Source, find_data
 from emma_core.train_runs import FuserRun, SensingRun, sensing_result
 from emma_core.training import BEST, CONFIG
+from emma_core.training_config import training_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,6 +155,18 @@ def test_a_sensor_may_be_spelt_out_and_in_capitals(spelt, side, trainable, tmp_p
     told = done(train("sensing", trainable, tmp_path, "--modality", spelt, "--dry-run")).stdout
     assert f"the {side} sensing network" in told
     assert f"runs/train/sensing-{'ir' if side == 'infrared' else 'vis'}-paper" in told
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_recipe_cpu_computes_in_what_the_processor_has(native, precision, monkeypatch):
+    """Emulated, bf16 is ten times slower than fp32; the run records which it was, for both stages."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    recipe = training_recipe("cpu")
+    assert _on_device(recipe.sensing, "cpu").schedule.precision == precision
+    settled = _on_device(recipe.fuser, "cpu")
+    assert settled.schedule.precision == settled.warm(teacher=False).schedule.precision == precision
+    chosen = replace(settled, schedule=replace(settled.schedule, precision="bf16"))
+    assert _on_device(chosen, "cpu") == chosen
 
 
 @pytest.mark.parametrize(
