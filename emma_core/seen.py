@@ -1,4 +1,7 @@
-"""Pairs that the shipped weights were trained on: what a fused row scores on them says little of other images."""
+"""Which images the shipped weights were trained on, and which rows are by weights that were shipped before them.
+
+What a fused row scores on pairs that its network was trained on says little of other images.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ if TYPE_CHECKING:
     from emma_core.pairs import PairSet
 
 TRAINED_ON = SHIPPED_WEIGHTS.with_name("trained_on.json")
-"""Their SHA-256, and the ids they were trained or validated on, by data set."""
+"""Their SHA-256, that of those which were shipped before, and the ids all were trained or validated on, by data set."""
 
 
 def count_seen(pairs: PairSet, checkpoint_sha256: str | None) -> int:
-    """Count the pairs that a checkpoint was trained on, as far as that is known: of the shipped weights only."""
+    """Count the pairs that a checkpoint was trained on, as far as that is known: of shipped weights only."""
     record = _record()
-    if checkpoint_sha256 != record["checkpoint_sha256"]:
+    if checkpoint_sha256 not in {record["checkpoint_sha256"], *record["former_sha256"]}:
         return 0
     ids = set(record["pairs"].get(pairs.dataset, ()))
     return sum(pair.id in ids for pair in pairs.pairs)
@@ -39,6 +42,14 @@ def seen_note(row: str, source: Mapping[str, Any], pairs: PairSet) -> tuple[str,
     if not seen:
         return ()
     return (f"{row}: its weights were trained on {seen} of these {counted(len(pairs.pairs), 'pair')}.",)
+
+
+def former_note(row: str, source: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say in a note that the images of a row are by weights that are shipped no more, if they are."""
+    checkpoint = source.get("checkpoint_sha256")
+    if checkpoint not in _record()["former_sha256"]:
+        return ()
+    return (f"{row}: by the weights that were shipped before ({checkpoint[:8]}), not by those that are shipped now.",)
 
 
 @cache

@@ -299,7 +299,7 @@ _CPU = TrainingRecipe(
         warm_start=True,
         warm_start_loss=replace(PLAIN, slopes=5.0),
         warm_start_schedule=Schedule(
-            epochs=120, batch=4, learning_rate=5e-4, decay_epochs=30, clip=1.0, precision="auto"
+            epochs=90, batch=4, learning_rate=5e-4, decay_epochs=30, clip=1.0, precision="auto"
         ),
     ),
 )

@@ -172,7 +172,7 @@ def test_recipe_cpu_computes_in_what_the_processor_has(native, precision, monkey
 @pytest.mark.parametrize(
     ("options", "long"),
     [
-        (["--recipe", "cpu"], "120 epochs of stage I (warm start), then 3 epochs"),
+        (["--recipe", "cpu"], "90 epochs of stage I (warm start), then 3 epochs"),
         (["--recipe", "cpu", "--no-warm-start"], "cpu for 3 epochs"),
         (["--recipe", "paper", "--warm-start", "--steps", "7"], "20 epochs of stage I (warm start), then 7 steps"),
     ],

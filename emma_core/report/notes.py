@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from emma_core.errors import ManifestError
 from emma_core.manifest import made_by, read_manifest, unusual
+from emma_core.seen import former_note
 from emma_core.text import counted, plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def notes_of(rows: Sequence[TableRow]) -> tuple[str, ...]:
     most = max(result.count for result in results)
     notes += _on_seeds(rows)
     for row in rows:
+        notes += [note for result in row.results for note in former_note(row.name, result.source)]
         notes += [_on_settings(result) for result in row.results if unusual(result.source)]
         if not _same_images(row.results):
             notes.append(f"{row.name}: its seeds were not run on the same input images.")
