@@ -103,7 +103,7 @@ RECIPES: dict[str, DetectorRecipe] = {
 }
 """The recipes by name."""
 
-SECONDS_AN_IMAGE = {"paper": 0.95 * RECIPES["paper"].epochs, "quick": 0.15 * RECIPES["quick"].epochs}
+SECONDS_AN_IMAGE = {"paper": 0.95 * RECIPES["paper"].epochs, "quick": 0.17 * RECIPES["quick"].epochs}
 """By recipe: what each training image takes of one core in all epochs together [s] (docs/detection.md)."""
 
 

@@ -120,9 +120,8 @@ def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[Input
     Args:
         pairs: the pairs that every row must cover.
         runs: where ``fuse-dataset`` left its folders.
-        naive: whether to take those of naive rules. A table that computes these rules itself does not: its figures
-            must not depend on whether their images were made for a detector. Of such colour files the luma is
-            rounded once more, and on MSRS the mean's EN is 0.19 bits higher.
+        naive: whether to take those of naive rules. A table that computes these rules itself does not: its rows
+            must not depend on whether their images were made for a detector.
 
     Returns:
         The rows; none if nothing was fused yet.
