@@ -46,7 +46,7 @@ def seen_note(row: str, source: Mapping[str, Any], pairs: PairSet) -> tuple[str,
 
 def former_note(row: str, source: Mapping[str, Any]) -> tuple[str, ...]:
     """Say in a note that the images of a row are by weights that are shipped no more, if they are."""
-    checkpoint = source.get("checkpoint_sha256")
+    checkpoint = source.get("checkpoint_sha256") or ""
     if checkpoint not in _record()["former_sha256"]:
         return ()
     return (f"{row}: by the weights that were shipped before ({checkpoint[:8]}), not by those that are shipped now.",)
