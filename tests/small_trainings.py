@@ -39,11 +39,13 @@ def data_of(root: Path, **options):
     return find_data([Source("mine", folders=(root / "ir", root / "vi"))], held_out=2, **options)
 
 
-def run_fuser(root: Path, folder: Path, training: FuserTraining = FUSER, *, engine=None, seed=0, policy=OFTEN):
+def run_fuser(
+    root: Path, folder: Path, training: FuserTraining = FUSER, *, engine=None, seed=0, policy=OFTEN, initial=None
+):
     options = RunOptions("test", folder, seed=seed, policy=policy, quiet=True)
     engine = engine or Engine("cpu", training.schedule.precision)
     sensing = (root / "Ai.safetensors", root / "Av.safetensors")
-    return train_fuser(engine, training, data_of(root), options, sensing=sensing)
+    return train_fuser(engine, training, data_of(root), options, sensing=sensing, initial=initial)
 
 
 def run_sensing(root: Path, folder: Path, training: SensingTraining = SENSING, *, policy=OFTEN):

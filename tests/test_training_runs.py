@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_trainings import FUSER, SENSING, SHORT, TINY, data_of, run_sensing
+from small_trainings import FUSER, SENSING, SHORT, TINY, data_of, run_fuser, run_sensing
 
 from emma_core.chance import seeded
 from emma_core.checkpoint import load_sensing, load_ufuser, save_checkpoint
@@ -43,6 +43,17 @@ def test_the_fuser_begins_with_the_weights_it_is_given(warm_start, trainable, tm
     train_fuser(Engine("cpu"), training, data_of(trainable), options, sensing=sensing, initial=initial)
     for left, right in zip(load_ufuser(tmp_path / "run" / LAST)[0].parameters(), begin.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-9)
+
+
+def test_stage_one_may_be_a_run_of_its_own(trainable, tmp_path):
+    """Beside stage II, say, as it needs no sensing network; the end is that of one run with a warm start."""
+    whole = replace(FUSER, warm_start=True, schedule=replace(SHORT, steps=2), warm_start_schedule=SHORT)
+    stage_one, stage_three = whole.warm(teacher=False), replace(whole, warm_start=False)
+    run_fuser(trainable, tmp_path / "whole", whole)
+    run_fuser(trainable, tmp_path / "one", stage_one)
+    run_fuser(trainable, tmp_path / "three", stage_three, initial=tmp_path / "one" / LAST)
+    once, twice = (load_ufuser(tmp_path / run / LAST)[0].state_dict() for run in ("whole", "three"))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
 def test_a_checkpoint_says_what_it_reached(trainable, tmp_path):
