@@ -6,7 +6,7 @@ import torch
 from emma_core.chance import seeded
 from emma_core.config import UFuserConfig
 from emma_core.models import ufuser
-from emma_core.models.ufuser import UFuser
+from emma_core.models.ufuser import ReflectConv, UFuser
 
 SIDES = (72, 40)
 
@@ -48,3 +48,23 @@ def test_a_strip_looks_as_far_as_its_block_and_no_further(monkeypatch):
         seams = (frozen(*pair()) - expected).abs().amax(dim=(0, 1, 3))
     assert seams[[23, 24]].max() > 1e-6
     assert seams[[10, 36, 60]].max() < 1e-6
+
+
+@pytest.mark.parametrize("sides", [(2, 2), (2, 5), (9, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inputs", "stride"), [([3], 1), ([4], 2), ([3, 5], 1)])
+def test_joining_and_reflecting_in_one_pass_changes_no_bit(inputs, stride, sides, dtype):
+    with seeded(0, "one pass"):
+        conv = ReflectConv(sum(inputs), 6, stride=stride, bias=True).to(dtype)
+        features = [torch.rand(2, each, *sides, dtype=dtype) for each in inputs]
+    with torch.inference_mode():
+        expected = conv(*features)
+        conv.in_one_pass = True
+        assert torch.equal(conv(*features), expected)
+
+
+def test_a_frozen_network_joins_and_reflects_in_one_pass(monkeypatch):
+    monkeypatch.delattr(torch.nn.functional, "pad")
+    frozen = network().frozen()
+    with torch.inference_mode():
+        assert frozen(*pair()).shape == (1, 1, *SIDES)

@@ -61,7 +61,7 @@ class UFuser(nn.Module):
             return nn.ModuleList(map(RestormerCNNBlock, inputs, widths, chosen, [config.heads] * len(widths)))
 
         def halve() -> nn.ModuleList:
-            return nn.ModuleList(_conv3x3(width, width, stride=2) for width in widths[:-1])
+            return nn.ModuleList(ReflectConv(width, width, stride=2) for width in widths[:-1])
 
         encoder_inputs, twice = [1, *widths[:-1]], [2 * width for width in widths]
         self.encoder_visible, self.down_visible = blocks(encoder_inputs, encoder=True), halve()
@@ -71,7 +71,7 @@ class UFuser(nn.Module):
             nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1, bias=False) for fine, coarse in pairwise(widths)
         )
         self.decoder = blocks([*twice[:-1], widths[-1]], encoder=False)
-        self.head = _conv3x3(widths[0], 1, bias=True)
+        self.head = ReflectConv(widths[0], 1, bias=True)
         # Pixel by pixel in memory: up to 1.6 times as fast on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
 
@@ -86,6 +86,8 @@ class UFuser(nn.Module):
                 module.merged = module.merge().detach()
             if isinstance(module, RestormerCNNBlock):
                 module.in_strips = module.local
+            if isinstance(module, (GatedFeedForward, ReflectConv)):
+                module.in_one_pass = True
         return self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -122,10 +124,10 @@ class RestormerCNNBlock(nn.Module):
 
     def __init__(self, inputs: int, channels: int, depth: Depth, heads: int) -> None:
         super().__init__()
-        self.embed = _conv3x3(inputs, channels)
+        self.embed = ReflectConv(inputs, channels)
         self.restormer = nn.Sequential(*(RestormerBlock(channels, heads) for _ in range(depth.restormer)))
         self.residual = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth.residual)))
-        self.merge = _conv3x3(channels * sum(number > 0 for number in depth), channels)
+        self.merge = ReflectConv(channels * sum(number > 0 for number in depth), channels)
         # Every output depends on pixels this far: a convolution before and after, two for each block of a branch.
         self.reach = 2 + 2 * max(depth)
         self.local = channels <= heads or not depth.restormer  # nothing is scored, see ChannelAttention
@@ -138,11 +140,22 @@ class RestormerCNNBlock(nn.Module):
         return self._at_once(*features)
 
     def _at_once(self, *features: torch.Tensor) -> torch.Tensor:
-        x = self.embed(torch.cat(features, 1))
-        merged: torch.Tensor = self.merge(
-            torch.cat([branch(x) for branch in (self.restormer, self.residual) if len(branch)], 1)
-        )
+        x = self.embed(*features)
+        merged: torch.Tensor = self.merge(*(branch(x) for branch in (self.restormer, self.residual) if len(branch)))
         return merged
+
+
+class ReflectConv(nn.Conv2d):
+    """A 3 x 3 convolution of one or several tensors side by side, with one pixel reflected at the borders."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, 3, stride=stride, bias=bias)
+        self.in_one_pass = False
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Features, together (B, inputs, H, W), to (B, outputs, H / stride, W / stride); H, W >= 2."""
+        reflected = _reflected(features, in_one_pass=self.in_one_pass)
+        return F.conv2d(reflected, self.weight, self.bias, self.stride)
 
 
 class ResidualBlock(nn.Module):
@@ -150,8 +163,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, channels, bias=True)
-        self.conv2 = _conv3x3(channels, channels, bias=True)
+        self.conv1 = ReflectConv(channels, channels, bias=True)
+        self.conv2 = ReflectConv(channels, channels, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to the same."""
@@ -262,7 +275,9 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.spatial = nn.Conv2d(2 * channels, 2 * channels, 3, groups=channels, bias=False)
-        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        # Dilation means nothing to one pixel, but oneDNN, four times as fast, gets it on a single thread too.
+        self.project = nn.Conv2d(channels, channels, 1, bias=False, dilation=2)
+        self.in_one_pass = False
         self.merged: torch.Tensor | None
         self.register_buffer("merged", None, persistent=False)
 
@@ -276,7 +291,7 @@ class GatedFeedForward(nn.Module):
         return projected
 
     def _gate_and_content(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        x = _reflected((x,), in_one_pass=self.in_one_pass)
         kernel = self.merge() if self.merged is None else self.merged
         # Apart, because halves of one result would lie scattered in memory, where a GELU takes twice as long.
         for_gate, for_content = kernel.chunk(2)
@@ -322,7 +337,7 @@ def branch_depths(config: UFuserConfig, channels: int) -> tuple[Depth, Depth]:
     with torch.device("meta"):
         restormer = _count(RestormerBlock(channels, config.heads))
         residual = _count(ResidualBlock(channels))
-        narrower_merge = _count(_conv3x3(channels, channels))
+        narrower_merge = _count(ReflectConv(channels, channels))
     budget = FULL_DEPTH.restormer * restormer + FULL_DEPTH.residual * residual + narrower_merge
     number = round(2 * budget / (restormer if config.global_branch else residual))
     split = number // 2, number - number // 2
@@ -355,8 +370,25 @@ def _in_strips(block: Callable[..., torch.Tensor], features: tuple[torch.Tensor,
     return torch.cat(strips, 2)
 
 
-def _conv3x3(inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, padding_mode="reflect", bias=bias)
+def _reflected(features: tuple[torch.Tensor, ...], *, in_one_pass: bool) -> torch.Tensor:
+    """Join features, (B, C, H, W) each, and reflect one pixel on each side: (B, sum of C, H + 2, W + 2).
+
+    ``in_one_pass`` each number is copied once, on a CPU up to four times as fast as by ``cat`` and ``pad``; for
+    inference, because it writes in place.
+    """
+    if not in_one_pass or features[0].device.type != "cpu":
+        return F.pad(features[0] if len(features) == 1 else torch.cat(features, 1), (1, 1, 1, 1), mode="reflect")
+    widths = [feature.shape[1] for feature in features]
+    batch, _, height, width = features[0].shape
+    shape = batch, sum(widths), height + 2, width + 2
+    joined = torch.empty(shape, dtype=features[0].dtype, memory_format=torch.channels_last)
+    for place, feature in zip(torch.split(joined[..., 1:-1, 1:-1], widths, 1), features, strict=True):
+        place.copy_(feature)
+    for edge, inner in ((0, 2), (-1, -3)):
+        joined[:, :, edge].copy_(joined[:, :, inner])
+    for edge, inner in ((0, 2), (-1, -3)):  # after the rows: they bring the corners
+        joined[..., edge].copy_(joined[..., inner])
+    return joined
 
 
 def _count(module: nn.Module) -> int:
