@@ -113,7 +113,7 @@ def sensing(
     found = _read(_sources(data, split_file, exclude_file), folders, held_out, taught=bool(folders) and not rules)
     long = _length(chosen.schedule)
     if dry_run:
-        _foretell(f"the {_SENSORS[sensor]} sensing network", found, long, options)
+        _foretell(f"the {_SENSORS[sensor]} sensing network", found, long, options, rules=chosen.classical)
         return
     with _running(device, chosen, options, found, long) as engine:
         progress = train_sensing(engine, chosen, _SENSORS[sensor], found, options)
@@ -317,8 +317,16 @@ def _held_out(data: TrainingData) -> str:
     return f"{held_out} held out" if held_out else "the same, as there is no other"
 
 
-def _foretell(what: str, data: TrainingData, long: str, options: RunOptions, doubts: Sequence[str] = ()) -> None:
-    taught = f", teachers {', '.join(data.record.teachers)}" if data.record.teachers else ""
+def _foretell(
+    what: str,
+    data: TrainingData,
+    long: str,
+    options: RunOptions,
+    doubts: Sequence[str] = (),
+    rules: Sequence[str] = (),
+) -> None:
+    teachers = ", ".join([*data.record.teachers, *rules])
+    taught = f", teachers {teachers}" if teachers else ""
     typer.echo(
         f"Would train {what} by recipe {options.recipe} for {long} on {counted(data.record.training, 'pair')} "
         f"({'; '.join(data.record.sources)}; validated on {_held_out(data)}{taught}) into {options.folder}"

@@ -76,6 +76,7 @@ def test_all_stages_from_the_command_line(trainable, tmp_path):
         options = ["--modality", modality, *common, "--config", "small.toml", "--teacher", "max"]
         told = done(train("sensing", trainable, tmp_path, *options, "--dry-run")).stdout
         assert f"Would train the {side} sensing network by recipe quick, changed for 2 steps on 4 pairs" in told
+        assert "2 held out, teachers max)" in told
         weights = Path(f"runs/train/sensing-{modality}-quick/best.safetensors")
         assert not (tmp_path / weights).exists()
         assert str(weights) in done(train("sensing", trainable, tmp_path, *options)).stdout
