@@ -105,6 +105,16 @@ def found_by_image(rows: Sequence[Mapping[str, Any]], images: int) -> list[tuple
     return [_arrays(group) for group in groups]
 
 
+def _refuse_strangers(path: Path, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> None:
+    """Refuse predictions of images or classes that the truth does not have."""
+    for field, things in (("image_id", "images"), ("category_id", "categories")):
+        known = {thing["id"] for thing in content[things]}
+        if stranger := next((row for row in rows if row[field] not in known), None):
+            raise ResultError(
+                f"{path}: no COCO results of these images ({field} {stranger[field]!r}); remove it and run again"
+            )
+
+
 def evaluate(truth: Path, predictions: Path) -> Evaluation:
     """Compute AP by pycocotools.
 
@@ -118,6 +128,7 @@ def evaluate(truth: Path, predictions: Path) -> Evaluation:
     rows = read_predictions(predictions)
     try:
         content = json.loads(read_text(truth))
+        _refuse_strangers(predictions, rows, content)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it took
             judge = COCOeval(_coco(content), _coco(content | {"annotations": _with_areas(rows)}), "bbox")
             judge.params.areaRng, judge.params.areaRngLbl, judge.params.maxDets = [[0, 1e10]], ["all"], [MOST]

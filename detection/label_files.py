@@ -159,7 +159,8 @@ def read_coco(path: Path, classes: tuple[str, ...]) -> dict[str, LabelFile]:
         raise DataError(f"{path}:{line}: broken JSON ({error})") from None
     try:
         known = {category["id"]: category["name"] for category in content["categories"]}
-        numbers = {key: _class(str(path), name, classes) for key, name in known.items()}
+        used = {annotation["category_id"] for annotation in content["annotations"]}  # exporters list others, too
+        numbers = {key: _class(str(path), name, classes) for key, name in known.items() if key in used}
         found: dict[Any, list[LabelledObject]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             left, top, width, height = map(_finite, annotation["bbox"])
@@ -244,11 +245,11 @@ def _finite(value: object) -> float:
     return float(value)
 
 
-def _size(width: int, height: int) -> tuple[int, int]:
-    """Return the size of an image, if one can have it."""
-    if not all(type(side) is int and 1 <= side <= _LONGEST for side in (width, height)):
+def _size(width: float, height: float) -> tuple[int, int]:
+    """Return the size of an image, if one can have it; JSON may say 640.0."""
+    if not all(type(side) in {int, float} and side == side // 1 and 1 <= side <= _LONGEST for side in (width, height)):
         raise ValueError(f"a size of {str(width)[:20]} x {str(height)[:20]}, which no image has")
-    return width, height
+    return int(width), int(height)
 
 
 def _number(path: Path, parent: Element, name: str) -> float:

@@ -23,6 +23,7 @@ from emma_core.options import (
     Precision,
     Root,
     Runs,
+    SayIfFlat,
     SplitFile,
     SplitName,
     VisibleFolder,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from emma_core.fuse import Colour
     from emma_core.fuse_dataset import ColourSetting
     from emma_core.fusers import Fuser
-    from emma_core.images import FloatImage
     from emma_core.pairs import PairSet
 
 Command = Callable[..., None]
@@ -341,18 +341,6 @@ def _refuse_out(out: Path, sources: set[Path], *, overwrite: bool) -> None:
     _refuse_present(out, overwrite)
 
 
-def _say_if_flat(path: Path, image: FloatImage) -> None:
-    """Tell of a source that shows next to nothing as it is read."""
-    from emma_core.images import narrow_range
-
-    if used := narrow_range(image):
-        typer.echo(
-            f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is nearly "
-            "flat. Stretch such images to the full range first",
-            err=True,
-        )
-
-
 def _fuse_one(
     out: Path, infrared: Path, visible: Path, fuser: Fuser, colour: Colour, *, tile: int | None, dry_run: bool
 ) -> None:
@@ -360,8 +348,10 @@ def _fuse_one(
     from emma_core.images import read_image, write_image
 
     images = read_image(infrared), read_image(visible)
+    flat = SayIfFlat()
     for path, image in zip((infrared, visible), images, strict=True):
-        _say_if_flat(path, image)
+        flat(path, image)
+    flat.say_of_others()
     if dry_run:
         typer.echo(f"Would fuse {infrared} and {visible} by {fuser.method} into {out}")
         return
@@ -381,16 +371,16 @@ def _fuse_into(
     dry_run: bool,
 ) -> None:
     from emma_core.fuse_dataset import fuse_dataset as run
-    from emma_core.images import read_image
+    from emma_core.fuse_dataset import pairs_to_fuse
 
     count = len(pairs.pairs[:limit])
-    for path in (pairs.pairs[0].infrared, pairs.pairs[0].visible):  # of one camera all are alike
-        with contextlib.suppress(EmmaError):  # what cannot be read is told of below, of every pair
-            _say_if_flat(path, read_image(path))
     if dry_run:
-        typer.echo(f"Would fuse {count} pairs of {pairs.dataset} by {fuser.method} into {folder}")
+        left = count if overwrite else pairs_to_fuse(pairs.first(limit), fuser, folder, colour=colour, tile=tile)
+        there = f"; {count - left} are there already" if left < count else ""
+        typer.echo(f"Would fuse {left} pairs of {pairs.dataset} by {fuser.method} into {folder}{there}")
         finish(pairs.faults)
         return
+    flat = SayIfFlat()
     with progress_bar(f"{pairs.dataset} by {fuser.method}", count) as advance:
         summary = run(
             pairs,
@@ -401,7 +391,9 @@ def _fuse_into(
             limit=limit,
             overwrite=overwrite,
             on_pair=lambda _: advance(),
+            on_source=flat,
         )
+    flat.say_of_others()
     kept = f", {summary.kept} were there already" if summary.kept else ""
     typer.echo(f"{summary.folder}: {summary.fused} fused{kept}")
     finish(summary.faults)

@@ -59,6 +59,7 @@ class DatasetSpec:
         sample: whether ``sample-data`` renders a stand-in.
         conditions: light that ids tell by their end: its name, and that end.
         patterns: of folders of one's own with ``{split}`` in them: infrared, visible, absolute or below the root.
+        command: that fuses its pairs, as a person types it, where that is not ``fuse-dataset``.
     """
 
     name: str
@@ -72,6 +73,7 @@ class DatasetSpec:
     sample: bool = False
     conditions: tuple[tuple[str, str], ...] = ()
     patterns: tuple[str, str] | None = None
+    command: str | None = None
 
     def chosen(self, split: str | None) -> tuple[Split, ...]:
         """Return the part of a name, without regard to case, or all parts where none is named.
@@ -156,17 +158,19 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def dataset_spec(name: str) -> DatasetSpec:
+def dataset_spec(name: str, own: str = "add: --ir DIR --vis DIR") -> DatasetSpec:
     """Look a data set up by name, without regard to case.
+
+    Args:
+        name: of the table.
+        own: how folders of one's own are given instead, for the message.
 
     Raises:
         UsageError: no such data set; the message lists those that are known.
     """
     if known := same_name(name.lower().removesuffix(SAMPLE_SUFFIX), DATASETS):
         return DATASETS[known]
-    raise UsageError(
-        f"Unknown data set {name!r}; known: {', '.join(DATASETS)}. For your own folders add: --ir DIR --vis DIR"
-    )
+    raise UsageError(f"Unknown data set {name!r}; known: {', '.join(DATASETS)}. For your own folders {own}")
 
 
 def declared(name: str) -> DatasetSpec | None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from emma_core.errors import DataError
-from emma_core.fuse import fuse_pair
+from emma_core.fuse import fuse_pair, read_pair
 from emma_core.fusers import load_fuser
 from emma_core.images import luma, read_image, size_text, to_8bit, write_atomic
 from emma_core.metrics.fusion import METRICS, prepare
@@ -33,7 +33,7 @@ from emma_core.pairs import Fault, Pair, PairSet
 from emma_core.results import NAIVE_ROWS, Column, Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment, map_images, resolve_device
 from emma_core.seen import seen_note
-from emma_core.text import spreadsheet_cell
+from emma_core.text import counted, spreadsheet_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from emma_core.rows import InputRow
 
 TASK = "evaluate"
+
+_NO_ENTROPY = 1e-6  # bits; two grey levels in a megapixel have 2e-5
 
 Scorer = Callable[[Tensor], list[float]]
 """From a fused image, grey levels (H, W), to a figure per column."""
@@ -227,11 +229,23 @@ def write_scores(
     common = replace(
         blank_result(scores.pairs, task, title, scores.columns),
         recipe=dict(recipe or {}),
-        notes=notes,
+        notes=(*notes, *_constant_note(scores)),
         environment=environment(scores.device),
         seconds=round(scores.seconds, 1),
     )
     return tuple(_write_row(label, scores, common, runs) for label in scores.values)
+
+
+def _constant_note(scores: Scores) -> tuple[str, ...]:
+    """Say on how many images a source is constant, which has no entropy: VIF rewards every row for it."""
+    names = [column.name for column in scores.columns]
+    if not {"EN", "VIF"} <= set(names):
+        return ()
+    spec = scores.pairs.spec
+    entropy = [scores.values[label][:, names.index("EN")] for label in (spec.infrared_label, spec.visible_label)]
+    count = int((np.minimum(*entropy) < _NO_ENTROPY).sum())
+    note = f"On {counted(count, 'image')} a source is constant; VIF counts it as kept in full, with 1."
+    return (note,) if count else ()
 
 
 def read_levels(path: Path) -> Tensor:
@@ -276,9 +290,7 @@ def row_images(
     Raises:
         DataError: a file cannot be read, or has another size.
     """
-    infrared, visible = read_image(pair.infrared), read_image(pair.visible)
-    if infrared.shape[:2] != visible.shape[:2]:
-        raise DataError(f"the two images differ in size: {size_text(infrared.shape)} and {size_text(visible.shape)}")
+    infrared, visible = read_pair(pair)
     naive = {rule: fuse_pair(infrared, visible, _rule(rule), colour_from=pair.colour_from) for rule in NAIVE_ROWS}
     computed = {spec.infrared_label: infrared, spec.visible_label: visible, **naive}
     images = {label: _levels(image).to(device) for label, image in computed.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from emma_core.errors import DataError, UsageError
-from emma_core.images import luma, pad_reflect, replace_luma, size_text
+from emma_core.images import luma, pad_reflect, read_image, replace_luma, size_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from emma_core.datasets import Side
     from emma_core.fusers import Fuser
     from emma_core.images import FloatImage
+    from emma_core.pairs import Pair
 
     Colour = Side | Literal["none"]
 
@@ -33,6 +34,17 @@ TILE_ABOVE = 2_500_000
 OVERLAP = 128
 """Pixels over which neighbouring tiles are blended: beyond the reach of the network's convolutions at its two
 finest scales; what is left to differ is its channel attention, which sees a whole tile."""
+
+
+def read_pair(pair: Pair) -> tuple[FloatImage, FloatImage]:
+    """Read the two images of a pair, infrared first.
+
+    Raises:
+        DataError: one cannot be read, or they differ in size.
+    """
+    infrared, visible = read_image(pair.infrared), read_image(pair.visible)
+    _refuse_other_size(infrared, visible)
+    return infrared, visible
 
 
 def fuse_pair(
@@ -62,9 +74,7 @@ def fuse_pair(
     for image in (infrared, visible):
         if not np.issubdtype(image.dtype, np.floating):
             raise UsageError(f"an image of {image.dtype}; expected floats in [0, 1], as read_image gives them")
-    if infrared.shape[:2] != visible.shape[:2]:
-        sizes = " and ".join(size_text(image.shape) for image in (infrared, visible))
-        raise DataError(f"the two images differ in size: infrared and visible are {sizes}")
+    _refuse_other_size(infrared, visible)
     fused = _fuse_luma(luma(infrared), luma(visible), fuser, tile)
     if fuser.stretch:
         fused = _stretch(fused)
@@ -88,6 +98,12 @@ def tile_spans(length: int, side: int) -> list[slice]:
     count = -(-(length - OVERLAP) // (side - OVERLAP))
     starts = np.linspace(0, length - side, count).round().astype(int)
     return [slice(int(start), int(start) + side) for start in starts]
+
+
+def _refuse_other_size(infrared: FloatImage, visible: FloatImage) -> None:
+    if infrared.shape[:2] != visible.shape[:2]:
+        sizes = " and ".join(size_text(image.shape) for image in (infrared, visible))
+        raise DataError(f"the two images differ in size: infrared and visible are {sizes}")
 
 
 def _fuse_luma(infrared: FloatImage, visible: FloatImage, fuser: Fuser, tile: int | None) -> FloatImage:

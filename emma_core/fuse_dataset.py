@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from emma_core.batches import WAITING
 from emma_core.errors import DataError, EmmaError, ManifestError, UsageError
-from emma_core.fuse import fuse_pair
-from emma_core.images import encode_png, read_image, write_atomic
+from emma_core.fuse import fuse_pair, read_pair
+from emma_core.images import encode_png, write_atomic
 from emma_core.manifest import (
     MANIFEST,
     Journal,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from emma_core.fuse import Colour
     from emma_core.fusers import Fuser
+    from emma_core.images import FloatImage
 
 
 ColourSetting = Literal["source", "infrared", "none"]
@@ -77,6 +78,7 @@ def fuse_dataset(
     limit: int | None = None,
     overwrite: bool = False,
     on_pair: Callable[[Pair], None] = lambda _: None,
+    on_source: Callable[[Path, FloatImage], None] = lambda *_: None,
 ) -> FuseSummary:
     """Fuse the pairs of a data set into a folder.
 
@@ -93,6 +95,7 @@ def fuse_dataset(
         overwrite: fuse the pairs anew instead of continuing or refusing; what was made with other settings, or of
             other data, is removed from the folder.
         on_pair: called after each pair, for a progress bar.
+        on_source: called with every source image that is read, from several threads.
 
     Returns:
         What was done. Pairs that cannot be read are counted and named, the rest is fused.
@@ -103,23 +106,35 @@ def fuse_dataset(
         UsageError: the folder is one of the source folders.
         EmmaError: an image cannot be written.
     """
-    settings = {**fuser.settings, "colour": colour, "tile": tile if fuser.tiles else None}
-    manifest = Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
+    manifest = _wanted(pairs, fuser, colour, tile)
     _refuse_source_folders(pairs, folder)
     with locked(folder):
         pairs = pairs.first(limit)
         if overwrite:
             _forget(pairs, folder, manifest)
-        _refuse_other_precision(folder, settings)
-        manifest = resume_manifest(folder, manifest)
+        manifest = _go_on(folder, manifest)
         sweep(folder, pairs.parts)
         try:
-            return _fuse_all(pairs, fuser, folder, manifest, on_pair)
+            return _fuse_all(pairs, fuser, folder, manifest, on_pair, on_source)
         except OSError as error:
             raise EmmaError(
                 f"{error.filename or folder}: cannot be written ({error.strerror}); what is done is kept, "
                 "the same command continues"
             ) from None
+
+
+def pairs_to_fuse(
+    pairs: PairSet, fuser: Fuser, folder: Path, *, colour: ColourSetting = "source", tile: int | None = None
+) -> int:
+    """Count the pairs that :func:`fuse_dataset` would fuse, by the record of the folder; arguments as there.
+
+    Raises:
+        ManifestError: the folder was made of other data or with other settings.
+        UsageError: the folder is one of the source folders.
+    """
+    _refuse_source_folders(pairs, folder)
+    made = _go_on(folder, _wanted(pairs, fuser, colour, tile)).rows
+    return sum(pair.key not in made for pair in pairs.pairs)
 
 
 def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
@@ -129,8 +144,25 @@ def is_done(pair: Pair, row: Row | None, folder: Path) -> bool:
     )
 
 
+def _wanted(pairs: PairSet, fuser: Fuser, colour: ColourSetting, tile: int | None) -> Manifest:
+    """Describe what a run makes, of what and how."""
+    settings = {**fuser.settings, "colour": colour, "tile": tile if fuser.tiles else None}
+    return Manifest(pairs.dataset, str(pairs.root.resolve()), settings)
+
+
+def _go_on(folder: Path, wanted: Manifest) -> Manifest:
+    """Return the record that a run goes on from, if it may."""
+    _refuse_other_precision(folder, wanted.settings)
+    return resume_manifest(folder, wanted)
+
+
 def _fuse_all(
-    pairs: PairSet, fuser: Fuser, folder: Path, manifest: Manifest, on_pair: Callable[[Pair], None]
+    pairs: PairSet,
+    fuser: Fuser,
+    folder: Path,
+    manifest: Manifest,
+    on_pair: Callable[[Pair], None],
+    on_source: Callable[[Path, FloatImage], None],
 ) -> FuseSummary:
     """Bring every pair up to date, several at a time, then write the manifest."""
     _remove_gone(pairs, folder, manifest)
@@ -144,7 +176,7 @@ def _fuse_all(
         if is_done(pair, manifest.rows.get(pair.key), folder):
             return None
         try:
-            row = _make(pair, pairs.root, fuser, folder, manifest.settings)
+            row = _make(pair, pairs.root, fuser, folder, manifest.settings, on_source)
         except DataError as error:
             return Fault(pair.split, pair.id, str(error))
         with writing:  # at once: a slow image must not keep the record of others waiting
@@ -235,10 +267,19 @@ def _refuse_source_folders(pairs: PairSet, folder: Path) -> None:
             raise UsageError(f"{target}: holds the source images; choose another folder for the fused ones")
 
 
-def _make(pair: Pair, root: Path, fuser: Fuser, folder: Path, settings: Mapping[str, Any]) -> Row:
+def _make(
+    pair: Pair,
+    root: Path,
+    fuser: Fuser,
+    folder: Path,
+    settings: Mapping[str, Any],
+    on_source: Callable[[Path, FloatImage], None],
+) -> Row:
     # Before reading: a file that changes in between differs from its hash, and is fused again by the next run.
     infrared_sha256, visible_sha256 = file_sha256(pair.infrared) or "", file_sha256(pair.visible) or ""
-    infrared, visible = read_image(pair.infrared), read_image(pair.visible)
+    infrared, visible = read_pair(pair)
+    on_source(pair.infrared, infrared)
+    on_source(pair.visible, visible)
     colour: Colour = pair.colour_from if settings["colour"] == "source" else settings["colour"]
     fused = fuse_pair(infrared, visible, fuser, colour_from=colour, tile=settings["tile"])
     png = encode_png(fused)

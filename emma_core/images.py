@@ -37,8 +37,8 @@ _NARROW = 1 / 8  # of the range; cameras of 14 bits seldom use more of their qua
 def read_image(path: Path) -> FloatImage:
     """Read an image file.
 
-    PNG, JPEG, BMP, TIFF and WebP; 8 or 16 bits; grey, RGB, RGBA (alpha is dropped) or palette. The EXIF
-    orientation is applied. 16-bit values are divided by 65535, 8-bit values by 255.
+    PNG, JPEG (of an MPO the first image), BMP, TIFF and WebP; 8 or 16 bits; grey, RGB, RGBA (alpha is dropped) or
+    palette. The EXIF orientation is applied. 16-bit values are divided by 65535, 8-bit values by 255.
 
     Args:
         path: the file.
@@ -226,7 +226,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(data: bytes) -> FloatImage:
     with Image.open(BytesIO(data), formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")) as opened:
-        if (frames := getattr(opened, "n_frames", 1)) > 1:
+        # A JPEG with a preview or a second view after it (MPO) shows its first frame everywhere.
+        if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":
             raise ImageError(f"holds {frames} pages or frames; expected one image")
         deep = _what_pillow_would_flatten(opened, data)
         inverted = _bits(opened) == (16,) and opened.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -18,6 +19,7 @@ from emma_core.errors import DataError, UsageError
 from emma_core.text import counted, plain
 
 if TYPE_CHECKING:
+    from emma_core.images import FloatImage
     from emma_core.pairs import Fault, PairSet
 
 Recipe = TypeVar("Recipe")
@@ -157,6 +159,35 @@ def refuse_faults(dataset: str, faults: Sequence[Fault], lists: str) -> None:
         raise DataError(
             f"{dataset}: {number} cannot be used ({'; '.join(shown)}); mend the data, or list the pairs to use: {lists}"
         )
+
+
+class SayIfFlat:
+    """Tells, once and as soon as it is seen, of a source that shows next to nothing as it is read."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._counting = Lock()
+
+    def __call__(self, path: Path, image: FloatImage) -> None:
+        """Look at a source; any number of threads may."""
+        from emma_core.images import narrow_range
+
+        if not (used := narrow_range(image)):
+            return
+        with self._counting:
+            self._seen += 1
+            first = self._seen == 1
+        if first:
+            typer.echo(
+                f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is "
+                "nearly flat. Stretch such images to the full range first",
+                err=True,
+            )
+
+    def say_of_others(self) -> None:
+        """Say how many more there were."""
+        if self._seen > 1:
+            typer.echo(f"{counted(self._seen - 1, 'more source')} like that", err=True)
 
 
 def finish(faults: tuple[Fault, ...]) -> None:

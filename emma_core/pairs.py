@@ -19,7 +19,7 @@ from emma_core.files import read_bytes
 from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from emma_core.datasets import DatasetSpec, Side, Split
 
@@ -242,7 +242,7 @@ def _resolve(root: Path, relative: str) -> Path | None:
 def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list[Fault]]:
     """Pair the images of two folders by stem."""
     try:
-        infrared_files, visible_files = images_by_stem(infrared), images_by_stem(visible)
+        infrared_files, visible_files = files_by_stem(infrared), files_by_stem(visible)
     except OSError as error:
         return [], [Fault(part.name, "*", f"{error.filename}: cannot be read ({error.strerror})")]
     pairs: list[Pair] = []
@@ -259,15 +259,19 @@ def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list
     return sorted(pairs, key=lambda pair: pair.id), faults
 
 
-def images_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the image files of a folder by stem, spelt by :func:`on_any_disk`: what is one name on some disks collides.
+def files_by_stem(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, list[Path]]:
+    """Group the files of a folder by stem, spelt by :func:`on_any_disk`: what is one name on some disks collides.
+
+    Args:
+        folder: to look in.
+        suffixes: endings of the files that count, in lower case; by default those of images.
 
     Raises:
         OSError: the folder cannot be listed.
     """
     groups: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):  # a path keeps what it is compared by
-        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
+        if entry.suffix.lower() in suffixes and not entry.name.startswith("."):
             groups.setdefault(on_any_disk(entry.stem), []).append(entry)
     return groups
 

@@ -14,10 +14,11 @@ import typer
 
 from emma_core.datasets import SAMPLE_SUFFIX, declared
 from emma_core.errors import DataError, ManifestError, UsageError
+from emma_core.fuse import read_pair
 from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
 from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, made_from, read_manifest, unusual
-from emma_core.pairs import Pair, PairSet, images_by_stem, on_any_disk
+from emma_core.pairs import Pair, PairSet, files_by_stem, on_any_disk
 from emma_core.results import NAIVE_ROWS, SOURCE_ROWS
 from emma_core.text import is_plain_name
 
@@ -168,13 +169,16 @@ def with_foreign(rows: Sequence[InputRow], pairs: PairSet, folders: Sequence[tup
 
 def fuse_command(pairs: PairSet, method: str, *options: str) -> str:
     """Spell the command that makes fused images of a data set by a method, with options that are spelt as they are."""
+    command = pairs.spec.command or _fuse_dataset(pairs)
+    return " ".join([command, *_part(pairs), "--method", method, *options])
+
+
+def _fuse_dataset(pairs: PairSet) -> str:
     where = f"--root {shlex.quote(str(pairs.root))}"
     if declared(pairs.dataset) is None:
         infrared, visible = (shlex.quote(str(folder)) for folder in _own_folders(pairs))
         where = f"--ir {infrared} --vis {visible}"
-    dataset = shlex.quote(pairs.dataset.removesuffix(SAMPLE_SUFFIX))
-    words = ["emma-tasks fuse-dataset", dataset, where, *_part(pairs), "--method", method, *options]
-    return " ".join(words)
+    return f"emma-tasks fuse-dataset {shlex.quote(pairs.dataset.removesuffix(SAMPLE_SUFFIX))} {where}"
 
 
 def _part(pairs: PairSet) -> list[str]:
@@ -277,13 +281,13 @@ def _into(runs: Path) -> list[str]:
 
 
 def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
-    """Take images made elsewhere; all of them must be there."""
+    """Take images made elsewhere; all must be there but those of pairs that nobody can fuse, which no table scores."""
     if not folder.is_dir():
         raise DataError(f"--fused-dir {name}={folder}: no such folder; expected fused images named as the sources")
     flat = len({pair.id for pair in pairs.pairs}) == len(pairs.pairs)
     parts = {part: [folder / part, folder] if flat else [folder / part] for part in pairs.parts}
     places = {place for candidates in parts.values() for place in candidates if place.is_dir()}
-    images = {place: images_by_stem(place) for place in places}
+    images = {place: files_by_stem(place) for place in places}
     found = {
         pair.key: _fused_files(pair, [images[place] for place in parts[pair.split] if place in images])
         for pair in pairs.pairs
@@ -293,7 +297,8 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
         names = ", ".join(file.name for file in twice)
         raise DataError(f"--fused-dir {name}={folder}: two fused images of one pair: {names}; keep one")
     files = {key: files[0] for key, files in found.items() if files}
-    missing = [pair.key for pair in pairs.pairs if pair.key not in files]
+    absent = {pair.key: folder / f"{pair.key}.png" for pair in pairs.pairs if pair.key not in files}
+    missing = [pair.key for pair in pairs.pairs if pair.key in absent and _can_be_fused(pair)]
     if missing:
         advice = "make them, or ask only for the ids that are there (--help names the option for a list of ids)"
         if not flat:
@@ -302,7 +307,15 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
             f"--fused-dir {name}={folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, "
             f"first {missing[0]}; {advice}"
         )
-    return InputRow(name, files, {"folder": str(folder)})
+    return InputRow(name, files | absent, {"folder": str(folder)})
+
+
+def _can_be_fused(pair: Pair) -> bool:
+    try:
+        read_pair(pair)
+    except DataError:
+        return False
+    return True
 
 
 def _fused_files(pair: Pair, tables: Sequence[Mapping[str, list[Path]]]) -> list[Path]:

@@ -165,7 +165,7 @@ def _everything(source: Source) -> Iterator[tuple[str, Pair | Fault]]:
 def _place(source: Source) -> tuple[DatasetSpec, Path]:
     if source.folders:
         return folder_spec(source.name, *source.folders), source.folders[0].parent
-    return dataset_spec(source.name), source.root
+    return dataset_spec(source.name, f"give: --data {source.name}=IR_DIR,VIS_DIR"), source.root
 
 
 def _check_names(sources: Sequence[Source]) -> None:

@@ -19,6 +19,7 @@ from emma_core.options import (
     Precision,
     Root,
     Runs,
+    SayIfFlat,
     SplitFile,
     finish,
     named_folders,
@@ -39,9 +40,12 @@ Modality = Annotated[
     str | None, typer.Option(help="Of the other scans: CT, PET, SPECT or a name; with --root, only this part.")
 ]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="What to call your own scans; else MRI-MODALITY.")]
+Method = Annotated[str, typer.Option(help="How to fuse: EMMA, laplacian, ... (see: datasets --methods).")]
 Weights = Annotated[Path | None, typer.Option(help="Of EMMA, instead of the shipped ones, say fine-tuned on scans.")]
 Range = Annotated[str, typer.Option("--range", help="sigmoid, or stretch as the authors' test code does.")]
-RowName = Annotated[str, typer.Option("--name", help="What to call the row that is fused now.")]
+RowName = Annotated[
+    str | None, typer.Option("--name", help="What to call the row that is fused now; else as the method.")
+]
 AllMetrics = Annotated[bool, typer.Option("--all-metrics", help="Add SF, SCD, CC and SSIM.")]
 OtherWindow = Annotated[
     str | None, typer.Option("--window", help="CENTRE,WIDTH to show the other scans in, if DICOM or NIfTI.")
@@ -59,10 +63,11 @@ def medical(
     other: OtherFolder = None,
     modality: Modality = None,
     dataset: DatasetName = None,
+    method: Method = "EMMA",
     weights: Weights = None,
     output_range: Range = "sigmoid",
     precision: Precision = "auto",
-    name: RowName = "EMMA",
+    name: RowName = None,
     fused_dir: FusedFolders = None,
     all_metrics: AllMetrics = False,
     window: OtherWindow = None,
@@ -75,15 +80,18 @@ def medical(
 ) -> None:
     """Fuse MRI with CT, PET or SPECT by EMMA, and score it beside each scan alone, mean and maximum.
 
-    Whatever fuse-dataset made of the same pairs is scored too. A stopped run goes on.
+    Whatever was fused of the same pairs before is scored too: by this command and another --method, or, of the Harvard
+    set, by fuse-dataset. A stopped run goes on.
 
     Example: emma-tasks medical --root ~/data/Harvard
     """
     from emma_core.fuse_dataset import fused_folder
-    from emma_core.fusers import load_fuser
+    from emma_core.fusers import fusion_method, load_fuser
     from emma_core.rows import refuse_fixed_name, with_foreign
     from emma_core.text import is_plain_name
 
+    refuse_fixed_name("--method", fusion_method(method).name)
+    name = name or fusion_method(method).name
     if not is_plain_name(name):
         raise UsageError(f"--name {name!r}: expected a name without folders")
     refuse_fixed_name("--name", name)
@@ -91,7 +99,7 @@ def medical(
     foreign = named_folders("--fused-dir", fused_dir)
     for row, _ in foreign:
         refuse_fixed_name("--fused-dir", row)
-    fuser = load_fuser("EMMA", weights=weights, device=device, precision=precision, output_range=output_range)
+    fuser = load_fuser(method, weights=weights, device=device, precision=precision, output_range=output_range)
     if dry_run and own is not None and own.hold_scans:
         typer.echo(f"Would convert {' and '.join(map(str, own.folders.values()))} into {own.converted(runs)}, and fuse")
         return
@@ -152,7 +160,7 @@ def _foretell(pairs: PairSet, folder: Path, foreign: Sequence[tuple[str, Path]])
     counts = ", ".join(f"{part} {sum(pair.split == part for pair in pairs.pairs)}" for part in pairs.parts)
     typer.echo(
         f"Would fuse {len(pairs.pairs)} pairs of {pairs.dataset} ({counts}) into {folder} and score them beside each "
-        f"scan alone, mean, max{', ' * bool(rows)}{rows} and what fuse-dataset made"
+        f"scan alone, mean, max{', ' * bool(rows)}{rows} and what was fused before"
     )
     finish(pairs.faults)
 
@@ -173,8 +181,10 @@ def _fuse_and_score(
 
     pairs = ready.pairs
     folder = fused_folder(runs, pairs.dataset, name)
+    flat = SayIfFlat()
     with progress_bar(f"{pairs.dataset} by {fuser.method}", len(pairs.pairs)) as advance:
-        fuse_dataset(pairs, fuser, folder, overwrite=overwrite, on_pair=lambda _: advance())
+        fuse_dataset(pairs, fuser, folder, overwrite=overwrite, on_pair=lambda _: advance(), on_source=flat)
+    flat.say_of_others()
     rows = with_foreign(fused_rows(pairs, runs, naive=False), pairs, foreign)
     with progress_bar("Scoring", len(pairs.pairs)) as advance:
         return evaluate_medical(

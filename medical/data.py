@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,16 @@ def _spec(own: OwnScans, folders: Mapping[SideName, Path]) -> DatasetSpec:
         raise UsageError(f"--modality {own.modality!r}: expected {', '.join(MODALITIES)} or a name without folders")
     mri, other = (folders[side] for side in SIDES)
     spec = folder_spec(own.dataset, other, mri, split=f"MRI-{own.modality}", colour_from="infrared")
-    return replace(spec, infrared_label="other", visible_label="MRI")
+    return replace(spec, infrared_label="other", visible_label="MRI", command=_command(own))
+
+
+def _command(own: OwnScans) -> str:
+    """Spell the command that fuses these scans: fuse-dataset would not call their part by the modality."""
+    options = {"--mri": own.folders["MRI"], "--other": own.folders["other"], "--modality": own.modality}
+    options["--dataset"] = own.dataset
+    windows = {"--mri-window": own.windows["MRI"], "--window": own.windows["other"]}
+    options |= {name: f"{window.centre:g},{window.width:g}" for name, window in windows.items() if window}
+    return " ".join(["emma-tasks medical", *(f"{name} {shlex.quote(str(value))}" for name, value in options.items())])
 
 
 def _own_pairs(spec: DatasetSpec, folders: Mapping[SideName, Path], split_file: Path | None) -> PairSet:

@@ -8,6 +8,7 @@ levels are the ids; it looks black.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from emma_core.config import read_toml
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, DatasetSpec, dataset_spec, in_split, own_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.images import read_image, write_image
+from emma_core.pairs import files_by_stem, on_any_disk
 from emma_core.text import is_plain_name, same_name
 
 if TYPE_CHECKING:
@@ -217,12 +219,14 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
         DataError: a mask is missing, or all are.
     """
     found: dict[str, Path] = {}
+    masks = cache(_masks_in)
     for pair in pairs:
         place = root / in_split(str(folder), pair.split)
-        candidates = (place / pair.split / f"{pair.id}.png", place / f"{pair.id}.png")
-        path = next((path for path in candidates if path.is_file()), None)
-        if path:
-            found[pair.key] = path
+        named = masks(place / pair.split).get(on_any_disk(pair.id)) or masks(place).get(on_any_disk(pair.id), [])
+        if len(named) > 1:
+            raise DataError(f"{named[0].parent}: two masks of one pair: {named[0].name}, {named[1].name}; keep one")
+        if named:
+            found[pair.key] = named[0]
     missing = [pair for pair in pairs if pair.key not in found]
     if missing and not (spec.partial and found):
         expected = root / in_split(str(folder), missing[0].split) / f"{missing[0].id}.png"
@@ -231,6 +235,10 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
             f"expected {expected}. Other folders can be given with --labels DIR"
         )
     return found
+
+
+def _masks_in(folder: Path) -> dict[str, list[Path]]:
+    return files_by_stem(folder, {".png"}) if folder.is_dir() else {}
 
 
 def read_mask(path: Path, spec: SegmentationSpec) -> Mask:

@@ -209,8 +209,27 @@ def test_16_bit_images_that_are_nearly_flat_are_told_once(root, command):
         where = ["TNO", "--root", root, "--runs", root / "runs"]
     done = emma(command, *where, "--method", "max")
     assert done.returncode == 0
+    first, others = done.stderr.splitlines()
+    assert first.startswith(f"{root / 'ir'}/00"), "whichever is read first"
+    assert "png: 16 bits, of which it uses 2.3% of the range" in first
+    assert others == "3 more sources like that"
+
+
+def test_a_nearly_flat_image_among_others_is_told(root):
+    cv2.imwrite(str(root / "ir" / "002.png"), np.linspace(21000, 22500, 48 * 64).astype(np.uint16).reshape(48, 64))
+    done = emma("fuse-dataset", "TNO", "--root", root, "--runs", root / "runs", "--method", "max")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{root / 'ir' / '000.png'}: 16 bits, of which it uses 2.3% of the range")
+    assert line.startswith(f"{root / 'ir' / '002.png'}: 16 bits")
+
+
+def test_a_dry_run_counts_what_is_left_and_refuses_what_the_run_would(root):
+    command = ["fuse-dataset", "TNO", "--root", root, "--runs", root / "runs", "--name", "mine"]
+    assert emma(*command, "--method", "max", "--limit", "3").returncode == 0
+    assert "Would fuse 1 pairs of TNO by max into" in emma(*command, "--method", "max", "--dry-run").stdout
+    assert "; 3 are there already" in emma(*command, "--method", "max", "--dry-run").stdout
+    assert "Would fuse 4 pairs" in emma(*command, "--method", "max", "--dry-run", "--overwrite").stdout
+    refused = emma(*command, "--method", "guided", "--dry-run")
+    assert (refused.returncode, "was made with other settings" in refused.stderr) == (1, True)
 
 
 def test_progress_is_a_line_now_and_then_where_nobody_watches(monkeypatch, capsys):

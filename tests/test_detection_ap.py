@@ -345,6 +345,15 @@ def test_damaged_predictions(tmp_path, scenes, content):
         coco.evaluate(tmp_path / "truth.json", tmp_path / "predictions.json")
 
 
+@pytest.mark.parametrize(("field", "value"), [("category_id", 7), ("category_id", -1), ("image_id", 12)])
+def test_predictions_of_other_images_or_classes(tmp_path, scenes, field, value):
+    write(tmp_path, scenes)
+    rows = json.loads((tmp_path / "predictions.json").read_text())
+    (tmp_path / "predictions.json").write_text(json.dumps([*rows, {**rows[0], field: value}]))
+    with pytest.raises(ResultError, match=rf"predictions\.json: no COCO results of these images \({field} {value}\)"):
+        coco.evaluate(tmp_path / "truth.json", tmp_path / "predictions.json")
+
+
 def test_damaged_truth(tmp_path, scenes):
     write(tmp_path, scenes)
     (tmp_path / "truth.json").write_text("{}")

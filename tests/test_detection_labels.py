@@ -195,6 +195,33 @@ def test_coco_that_lists_both_cameras_does_not_lose_the_boxes_of_one(tmp_path, l
         read_coco(path, M3FD)
 
 
+def test_coco_may_list_classes_that_no_box_is_of_and_sizes_with_a_point(tmp_path):
+    path = tmp_path / "a.json"
+    images = [{"id": "x", "file_name": "000.png", "width": 32.0, "height": 24.0}]
+    path.write_text(coco(images=images, categories=[{"id": 0, "name": "animals"}, {"id": 7, "name": "Lamp"}]))
+    found = read_coco(path, M3FD)["000"]
+    assert (len(found.objects), found.size) == (1, (32, 24))
+
+
+@pytest.mark.parametrize("ending", ["XML", "Xml"])
+def test_endings_of_label_files_in_any_case(tmp_path, ending):
+    root = m3fd(tmp_path)
+    (root / "Annotation" / "000.xml").rename(root / "Annotation" / f"000.{ending}")
+    assert len(read_annotations(pairs_of(root)).images) == 3
+    (root / "Annotation" / "000.xml").write_text(VOC.format(name="Car", top=4))
+    with pytest.raises(DataError, match=r"Annotation: two label files of one pair: 000\.\w+, 000\.\w+; keep one"):
+        read_annotations(pairs_of(root))
+
+
+def test_yolo_labels_with_a_capital_ending(tmp_path):
+    root = write_pairs(tmp_path / "RoadScene", 2, folders=("ir", "vi"))
+    (root / "labels").mkdir()
+    for number in range(2):
+        (root / "labels" / f"{number:03d}.TXT").write_text("0 0.5 0.5 0.2 0.2\n")
+    pairs = find_pairs(dataset_spec("RoadScene"), root)
+    assert read_annotations(pairs, classes=("person",)).unlabelled == ()
+
+
 def test_two_coco_files_of_one_image_do_not_lose_the_boxes_of_one(tmp_path):
     root = write_pairs(tmp_path / "M3FD", 1, folders=("Ir", "Vis"))
     (root / "labels").mkdir()

@@ -145,6 +145,25 @@ def test_images_made_elsewhere(root, runs, tmp_path):
         evaluate(root, runs, [("Theirs", tmp_path / "none")])
 
 
+def test_a_constant_source_is_told(root, runs):
+    quiet = evaluate(root, runs).results[0]
+    write_image(root / "ir" / "001.png", np.full((48, 64), 0.5, np.float32))
+    told = evaluate(root, runs).results[0]
+    note = "On 1 image a source is constant; VIF counts it as kept in full, with 1."
+    assert (note in quiet.notes, note in told.notes) == (False, True)
+
+
+def test_nobody_is_asked_for_fused_images_of_pairs_that_cannot_be_fused(root, runs, tmp_path):
+    for index in (0, 1, 2):
+        write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
+    write_image(root / "vi" / "003.png", random_image(3, (48, 63)))
+    outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
+    assert [str(fault) for fault in outcome.faults] == [
+        "all/003: the two images differ in size: infrared and visible are 64 x 48 and 63 x 48"
+    ]
+    assert outcome.results[-1].count == 3
+
+
 def test_missing_fused_images_name_the_command(root, runs):
     pairs = find_pairs(TNO, root)
     fuse_dataset(pairs, load_fuser("laplacian"), fused_folder(runs, "TNO", "laplacian"), limit=1)

@@ -291,6 +291,16 @@ def test_several_pages_or_frames_are_refused(tmp_path, form, suffix):
         read_image(write(tmp_path / f"a.{suffix}", data))
 
 
+def test_a_jpeg_with_a_preview_after_it_is_its_first_frame(tmp_path):
+    data = encoded(Image.fromarray(EIGHT_BIT), "JPEG", quality=95)
+    pair = encoded(
+        Image.fromarray(EIGHT_BIT), "MPO", save_all=True, append_images=[Image.fromarray(255 - EIGHT_BIT)], quality=95
+    )
+    np.testing.assert_array_equal(
+        read_image(write(tmp_path / "a.jpg", pair)), read_image(write(tmp_path / "b.jpg", data))
+    )
+
+
 @pytest.mark.parametrize(
     ("low", "high", "dtype", "narrow"),
     [

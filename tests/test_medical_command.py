@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,26 @@ def test_the_same_images_as_two_folders_score_the_same(place, done):
     assert own.values == pytest.approx(read_result(folder(place, "MRI-PET") / "EMMA" / "result.json").values)
     fused = place / "runs" / "fused" / "Harvard-sample" / "EMMA" / "MRI-PET"
     assert tree(place / "own" / "fused" / "MRI-PET" / "EMMA" / "MRI-PET") == tree(fused)
+
+
+def test_own_scans_get_rows_by_other_methods(place, tmp_path):
+    """What fuse-dataset makes of these folders is of another part; the command that is named instead works."""
+    sides = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET", "--modality", "pet"]
+    folders = ["--ir", "Harvard/MRI-PET/PET", "--vis", "Harvard/MRI-PET/MRI"]
+    runs = ["--runs", str(tmp_path / "runs")]
+    assert emma("fuse-dataset", "MRI-PET", *folders, "--method", "guided", *runs, cwd=place).returncode == 0
+    told = medical(place, *sides, *runs)
+    assert told.returncode == 0, told.stderr
+    _, _, command = told.stderr.splitlines()[-1].partition("Make them with: emma-tasks ")
+    assert "medical --mri" in command
+    again = emma(*shlex.split(command), cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert {"EMMA", "guided"} <= {path.name for path in (tmp_path / "runs" / "medical" / "MRI-PET" / "all").iterdir()}
+
+
+def test_naive_rules_are_no_rows_to_make(place):
+    refused = emma("medical", "--root", "Harvard", "--method", "max", cwd=place)
+    assert (refused.returncode, "tables have a row of that name already" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("modality", ["MRI", "max", "EMMA"])

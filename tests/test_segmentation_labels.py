@@ -167,6 +167,15 @@ def test_missing_masks(root, tmp_path):
         find_data(replace(MSRS, partial=True), root, labels=tmp_path / "nowhere")
 
 
+def test_endings_of_masks_in_any_case(root):
+    place = root / "train" / "Segmentation_labels"
+    (place / "001.png").rename(place / "001.PNG")
+    assert find_data(MSRS, root).masks["train/001"] == place / "001.PNG"
+    write_mask(place / "001.png", np.zeros((24, 32)))
+    with pytest.raises(DataError, match=r"two masks of one pair: 001\.PNG, 001\.png; keep one"):
+        find_data(MSRS, root)
+
+
 def test_a_folder_of_other_masks(root, tmp_path):
     for key in ("train/000", "train/001", "001", "000"):
         write_mask(tmp_path / "other" / f"{key}.png", np.zeros((24, 32)))

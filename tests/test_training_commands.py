@@ -90,6 +90,12 @@ def test_all_stages_from_the_command_line(trainable, tmp_path):
     assert not (folder / "warm-start").exists()
 
 
+def test_folders_under_an_unknown_name_are_told_how_they_are_given(trainable, tmp_path):
+    refused = emma("train", "sensing", "--modality", "ir", "--data", f"own={trainable}", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "For your own folders give: --data own=IR_DIR,VIS_DIR" in refused.stderr
+
+
 def test_a_fuser_is_trained_from_and_towards_what_was_asked_for(trainable, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     save_checkpoint(tmp_path / "begin.safetensors", UFuser(TINY), recipe="test", provenance={})
@@ -135,7 +141,7 @@ def test_a_single_pair_is_not_said_to_be_held_out(trainable, tmp_path):
     (tmp_path / "one.txt").write_text("003\n")
     options = ["--modality", "ir", "--split-file", "mine=one.txt", "--dry-run"]
     told = done(train("sensing", trainable, tmp_path, *options)).stdout
-    assert "on 1 pair (mine: 1 pair; validated on the same, as there is no other)" in told
+    assert "on 1 pair (mine: 1 pair; validated on the same, as there is no other, teachers laplacian, " in told
 
 
 def test_crops_that_a_sensing_network_cannot_take_are_refused(trainable, tmp_path):
