@@ -20,7 +20,7 @@ from detection.label_files import LabelFile, read_coco, read_names, read_voc, re
 from emma_core.datasets import SAMPLE_SUFFIX, in_split
 from emma_core.errors import DataError
 from emma_core.images import read_image
-from emma_core.pairs import files_by_stem, on_any_disk
+from emma_core.pairs import files_by_stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -177,15 +177,15 @@ def _label_folder(root: Path, part: str) -> Path | None:
 
 def _file_reader(dataset: str, folder: Path, classes: tuple[str, ...]) -> Callable[[Pair], LabelFile | None]:
     """Return a reader of one label file a pair."""
-    if voc := files_by_stem(folder, {".xml"}):
+    if voc := files_by_stem(folder, {".xml"}, str):
         return _by_stem(voc, lambda path: read_voc(path, classes))
     names = _numbering(dataset, folder, classes)
-    return _by_stem(files_by_stem(folder, {".txt"}), lambda path: read_yolo(path, names, classes))
+    return _by_stem(files_by_stem(folder, {".txt"}, str), lambda path: read_yolo(path, names, classes))
 
 
 def _by_stem(files: Mapping[str, list[Path]], read: Callable[[Path], LabelFile]) -> Callable[[Pair], LabelFile | None]:
     def find(pair: Pair) -> LabelFile | None:
-        named = files.get(on_any_disk(pair.id), [])
+        named = files.get(pair.id, [])
         if len(named) > 1:
             raise DataError(
                 f"{named[0].parent}: two label files of one pair: {named[0].name}, {named[1].name}; keep one"

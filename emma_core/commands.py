@@ -375,8 +375,9 @@ def _fuse_into(
 
     count = len(pairs.pairs[:limit])
     if dry_run:
-        left = count if overwrite else pairs_to_fuse(pairs.first(limit), fuser, folder, colour=colour, tile=tile)
-        there = f"; {count - left} are there already" if left < count else ""
+        chosen = pairs.first(limit)
+        left = pairs_to_fuse(chosen, fuser, folder, colour=colour, tile=tile, overwrite=overwrite)
+        there = f"; {count - left} are there already, by its record" if left < count else ""
         typer.echo(f"Would fuse {left} pairs of {pairs.dataset} by {fuser.method} into {folder}{there}")
         finish(pairs.faults)
         return

@@ -124,15 +124,25 @@ def fuse_dataset(
 
 
 def pairs_to_fuse(
-    pairs: PairSet, fuser: Fuser, folder: Path, *, colour: ColourSetting = "source", tile: int | None = None
+    pairs: PairSet,
+    fuser: Fuser,
+    folder: Path,
+    *,
+    colour: ColourSetting = "source",
+    tile: int | None = None,
+    overwrite: bool = False,
 ) -> int:
-    """Count the pairs that :func:`fuse_dataset` would fuse, by the record of the folder; arguments as there.
+    """Count the pairs that :func:`fuse_dataset` would fuse if no source has changed; arguments as there.
+
+    The record of the folder is taken at its word: to look at every file would take as long as reading the data set.
 
     Raises:
         ManifestError: the folder was made of other data or with other settings.
         UsageError: the folder is one of the source folders.
     """
     _refuse_source_folders(pairs, folder)
+    if overwrite:
+        return len(pairs.pairs)
     made = _go_on(folder, _wanted(pairs, fuser, colour, tile)).rows
     return sum(pair.key not in made for pair in pairs.pairs)
 

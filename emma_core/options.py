@@ -7,6 +7,7 @@ stand inside the functions, as in :mod:`emma_core.commands`.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -178,10 +179,9 @@ class SayIfFlat:
             self._seen += 1
             first = self._seen == 1
         if first:
-            typer.echo(
+            sys.stderr.write(  # looked up now: a progress bar puts lines above itself that go this way
                 f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is "
-                "nearly flat. Stretch such images to the full range first",
-                err=True,
+                "nearly flat. Stretch such images to the full range first\n"
             )
 
     def say_of_others(self) -> None:

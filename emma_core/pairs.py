@@ -19,7 +19,7 @@ from emma_core.files import read_bytes
 from emma_core.text import is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from emma_core.datasets import DatasetSpec, Side, Split
 
@@ -259,12 +259,20 @@ def _match(part: Split, infrared: Path, visible: Path) -> tuple[list[Pair], list
     return sorted(pairs, key=lambda pair: pair.id), faults
 
 
-def files_by_stem(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, list[Path]]:
-    """Group the files of a folder by stem, spelt by :func:`on_any_disk`: what is one name on some disks collides.
+def on_any_disk(name: str) -> str:
+    """Spell a name as a disk compares it that knows neither case nor the two forms of accents in Unicode."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+
+
+def files_by_stem(
+    folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, spell: Callable[[str], str] = on_any_disk
+) -> dict[str, list[Path]]:
+    """Group the files of a folder by stem.
 
     Args:
         folder: to look in.
         suffixes: endings of the files that count, in lower case; by default those of images.
+        spell: how stems are compared; by default what is one name on some disks collides.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -272,13 +280,8 @@ def files_by_stem(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> d
     groups: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):  # a path keeps what it is compared by
         if entry.suffix.lower() in suffixes and not entry.name.startswith("."):
-            groups.setdefault(on_any_disk(entry.stem), []).append(entry)
+            groups.setdefault(spell(entry.stem), []).append(entry)
     return groups
-
-
-def on_any_disk(name: str) -> str:
-    """Spell a name as a disk compares it that knows neither case nor the two forms of accents in Unicode."""
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path, Path]) -> str | None:

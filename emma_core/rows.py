@@ -110,7 +110,7 @@ def chosen_rows(
     if not ours and (fused or (everything and not folders)):
         place, command = fused_folder(runs, pairs.dataset, ""), fuse_command(pairs, "EMMA", *_into(runs))
         raise DataError(f"No fused {pairs.dataset} images under {place}. Make them with: {command}")
-    return (*sources, *with_foreign(ours, pairs, folders))
+    return (*sources, *with_foreign(ours, pairs, folders, every_pair=True))
 
 
 def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[InputRow, ...]:
@@ -141,13 +141,17 @@ def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[Input
     return _whole_rows(ours, pairs)
 
 
-def with_foreign(rows: Sequence[InputRow], pairs: PairSet, folders: Sequence[tuple[str, Path]]) -> tuple[InputRow, ...]:
+def with_foreign(
+    rows: Sequence[InputRow], pairs: PairSet, folders: Sequence[tuple[str, Path]], *, every_pair: bool = False
+) -> tuple[InputRow, ...]:
     """Add rows of fused images that were made elsewhere.
 
     Args:
         rows: those of ``fuse-dataset``.
         pairs: the pairs that every row must cover.
         folders: (name, folder) of ``<id>.*`` or ``<split>/<id>.*``.
+        every_pair: whether images of pairs that cannot be fused are needed, too; a table that leaves those out for all
+            rows does without.
 
     Returns:
         All, the added ones last.
@@ -164,7 +168,7 @@ def with_foreign(rows: Sequence[InputRow], pairs: PairSet, folders: Sequence[tup
         if name in taken:
             raise UsageError(f"Two rows would be called {name!r}; choose another name in --fused-dir NAME=DIR")
         taken.add(name)
-    return (*rows, *(_foreign_row(name, folder, pairs) for name, folder in folders))
+    return (*rows, *(_foreign_row(name, folder, pairs, every_pair=every_pair) for name, folder in folders))
 
 
 def fuse_command(pairs: PairSet, method: str, *options: str) -> str:
@@ -224,9 +228,8 @@ def _whole_rows(folders: Sequence[Path], pairs: PairSet) -> tuple[InputRow, ...]
 def _own_row(folder: Path, pairs: PairSet) -> InputRow:
     """Take the images that ``fuse-dataset`` left in a folder: all of them, as it left them, of these very sources."""
     if not (folder / MANIFEST).exists():
-        raise _IncompleteError(
-            f"{folder}: its run was stopped; finish it with the same emma-tasks fuse-dataset command"
-        )
+        tool, _, _ = (pairs.spec.command or "emma-tasks fuse-dataset").partition(" --")
+        raise _IncompleteError(f"{folder}: its run was stopped; finish it with the same {tool} command")
     manifest = read_manifest(folder)
     if folder.name in NAIVE_ROWS and manifest.method != folder.name:
         raise UsageError(
@@ -271,6 +274,8 @@ def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
         # A folder holds the images of one place; those of a data set that was merely moved stay.
         "--overwrite": manifest.root != str(root) and not made_from(root, manifest),
     }
+    if pairs.spec.command and (manifest.method in NAIVE_ROWS or {"colour", "tile"} & odd.keys()):
+        return pairs.spec.command  # that has neither these methods nor these options
     options = [option for option, needed in asked.items() if needed]
     return fuse_command(pairs, manifest.method, *options, *_into(folder.parents[2]))
 
@@ -280,8 +285,8 @@ def _into(runs: Path) -> list[str]:
     return [] if runs == Path("runs") else ["--runs", shlex.quote(str(runs))]
 
 
-def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
-    """Take images made elsewhere; all must be there but those of pairs that nobody can fuse, which no table scores."""
+def _foreign_row(name: str, folder: Path, pairs: PairSet, *, every_pair: bool) -> InputRow:
+    """Take images made elsewhere, see :func:`with_foreign`."""
     if not folder.is_dir():
         raise DataError(f"--fused-dir {name}={folder}: no such folder; expected fused images named as the sources")
     flat = len({pair.id for pair in pairs.pairs}) == len(pairs.pairs)
@@ -297,17 +302,17 @@ def _foreign_row(name: str, folder: Path, pairs: PairSet) -> InputRow:
         names = ", ".join(file.name for file in twice)
         raise DataError(f"--fused-dir {name}={folder}: two fused images of one pair: {names}; keep one")
     files = {key: files[0] for key, files in found.items() if files}
-    absent = {pair.key: folder / f"{pair.key}.png" for pair in pairs.pairs if pair.key not in files}
-    missing = [pair.key for pair in pairs.pairs if pair.key in absent and _can_be_fused(pair)]
-    if missing:
+    absent = [pair for pair in pairs.pairs if pair.key not in files]
+    missed = next((pair for pair in absent if every_pair or _can_be_fused(pair)), None)
+    if missed:
         advice = "make them, or ask only for the ids that are there (--help names the option for a list of ids)"
         if not flat:
             advice = f"ids repeat between the parts of {pairs.dataset}, so expected a folder for each part"
         raise DataError(
-            f"--fused-dir {name}={folder}: {len(missing)} of {len(pairs.pairs)} fused images are missing, "
-            f"first {missing[0]}; {advice}"
+            f"--fused-dir {name}={folder}: {len(absent)} of {len(pairs.pairs)} fused images are missing, "
+            f"first {missed.key}; {advice}"
         )
-    return InputRow(name, files | absent, {"folder": str(folder)})
+    return InputRow(name, files, {"folder": str(folder)})
 
 
 def _can_be_fused(pair: Pair) -> bool:

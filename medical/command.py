@@ -78,7 +78,7 @@ def medical(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Fuse MRI with CT, PET or SPECT by EMMA, and score it beside each scan alone, mean and maximum.
+    """Fuse MRI with CT, PET or SPECT by EMMA or another method, and score it beside each scan alone, mean and maximum.
 
     Whatever was fused of the same pairs before is scored too: by this command and another --method, or, of the Harvard
     set, by fuse-dataset. A stopped run goes on.
@@ -106,7 +106,7 @@ def medical(
     ready = _find(root, own, modality, split_file, runs)
     with_foreign((), ready.pairs, foreign)  # a folder that is not there is told before the work, not after it
     if dry_run:
-        _foretell(ready.pairs, fused_folder(runs, ready.pairs.dataset, name), foreign)
+        _foretell(ready.pairs, fuser.method, fused_folder(runs, ready.pairs.dataset, name), foreign)
         return
     outcome = _fuse_and_score(ready, fuser, name, foreign, runs, overwrite=overwrite, all_metrics=all_metrics)
     _print(outcome.tables, name)
@@ -155,12 +155,12 @@ def _find(root: Path | None, own: OwnScans | None, modality: str | None, split_f
     raise UsageError("Give either --root DIR, or --mri DIR --other DIR --modality CT|PET|SPECT|NAME")
 
 
-def _foretell(pairs: PairSet, folder: Path, foreign: Sequence[tuple[str, Path]]) -> None:
+def _foretell(pairs: PairSet, method: str, folder: Path, foreign: Sequence[tuple[str, Path]]) -> None:
     rows = ", ".join(name for name, _ in foreign)
     counts = ", ".join(f"{part} {sum(pair.split == part for pair in pairs.pairs)}" for part in pairs.parts)
     typer.echo(
-        f"Would fuse {len(pairs.pairs)} pairs of {pairs.dataset} ({counts}) into {folder} and score them beside each "
-        f"scan alone, mean, max{', ' * bool(rows)}{rows} and what was fused before"
+        f"Would fuse {len(pairs.pairs)} pairs of {pairs.dataset} ({counts}) by {method} into {folder} and score them "
+        f"beside each scan alone, mean, max{', ' * bool(rows)}{rows} and what was fused before"
     )
     finish(pairs.faults)
 

@@ -18,7 +18,7 @@ from emma_core.config import read_toml
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, DatasetSpec, dataset_spec, in_split, own_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.images import read_image, write_image
-from emma_core.pairs import files_by_stem, on_any_disk
+from emma_core.pairs import files_by_stem
 from emma_core.text import is_plain_name, same_name
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
     masks = cache(_masks_in)
     for pair in pairs:
         place = root / in_split(str(folder), pair.split)
-        named = masks(place / pair.split).get(on_any_disk(pair.id)) or masks(place).get(on_any_disk(pair.id), [])
+        named = masks(place / pair.split).get(pair.id) or masks(place).get(pair.id, [])
         if len(named) > 1:
             raise DataError(f"{named[0].parent}: two masks of one pair: {named[0].name}, {named[1].name}; keep one")
         if named:
@@ -238,7 +238,7 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
 
 
 def _masks_in(folder: Path) -> dict[str, list[Path]]:
-    return files_by_stem(folder, {".png"}) if folder.is_dir() else {}
+    return files_by_stem(folder, {".png"}, str) if folder.is_dir() else {}
 
 
 def read_mask(path: Path, spec: SegmentationSpec) -> Mask:

@@ -208,6 +208,8 @@ def test_endings_of_label_files_in_any_case(tmp_path, ending):
     root = m3fd(tmp_path)
     (root / "Annotation" / "000.xml").rename(root / "Annotation" / f"000.{ending}")
     assert len(read_annotations(pairs_of(root)).images) == 3
+    if (root / "Annotation" / "000.xml").exists():
+        return  # a disk that knows no case
     (root / "Annotation" / "000.xml").write_text(VOC.format(name="Car", top=4))
     with pytest.raises(DataError, match=r"Annotation: two label files of one pair: 000\.\w+, 000\.\w+; keep one"):
         read_annotations(pairs_of(root))

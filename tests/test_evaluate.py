@@ -162,6 +162,8 @@ def test_nobody_is_asked_for_fused_images_of_pairs_that_cannot_be_fused(root, ru
         "all/003: the two images differ in size: infrared and visible are 64 x 48 and 63 x 48"
     ]
     assert outcome.results[-1].count == 3
+    with pytest.raises(DataError, match=r"1 of 4 fused images are missing, first all/003"):
+        chosen_rows(find_pairs(TNO, root), runs, infrared=True, folders=[("Theirs", tmp_path / "theirs")])
 
 
 def test_missing_fused_images_name_the_command(root, runs):

@@ -216,19 +216,23 @@ def test_the_same_images_as_two_folders_score_the_same(place, done):
     assert tree(place / "own" / "fused" / "MRI-PET" / "EMMA" / "MRI-PET") == tree(fused)
 
 
-def test_own_scans_get_rows_by_other_methods(place, tmp_path):
+@pytest.mark.parametrize("options", [["--method", "guided"], ["--grey"], ["--method", "max", "--name", "mine"]])
+def test_own_scans_get_rows_by_other_methods(place, tmp_path, options):
     """What fuse-dataset makes of these folders is of another part; the command that is named instead works."""
     sides = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET", "--modality", "pet"]
     folders = ["--ir", "Harvard/MRI-PET/PET", "--vis", "Harvard/MRI-PET/MRI"]
     runs = ["--runs", str(tmp_path / "runs")]
-    assert emma("fuse-dataset", "MRI-PET", *folders, "--method", "guided", *runs, cwd=place).returncode == 0
+    assert emma("fuse-dataset", "MRI-PET", *folders, *options, "--name", "mine", *runs, cwd=place).returncode == 0
     told = medical(place, *sides, *runs)
     assert told.returncode == 0, told.stderr
+    assert "No row for" in told.stderr
     _, _, command = told.stderr.splitlines()[-1].partition("Make them with: emma-tasks ")
     assert "medical --mri" in command
-    again = emma(*shlex.split(command), cwd=place)
-    assert again.returncode == 0, again.stderr
-    assert {"EMMA", "guided"} <= {path.name for path in (tmp_path / "runs" / "medical" / "MRI-PET" / "all").iterdir()}
+    again = emma(*shlex.split(command), *([] if "guided" in options else runs), cwd=place)
+    assert "No such option" not in again.stderr
+    if "guided" in options:
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / "runs" / "medical" / "MRI-PET" / "all" / "mine" / "result.json").exists()
 
 
 def test_naive_rules_are_no_rows_to_make(place):
@@ -419,7 +423,9 @@ def test_dry_runs_write_nothing(place, tmp_path):
     runs = ["--runs", tmp_path / "runs", "--dry-run"]
     told = medical(place, "--root", "Harvard", "--fused-dir", "Theirs=theirs", *runs)
     assert told.returncode == 0
-    assert told.stdout.startswith("Would fuse 6 pairs of Harvard-sample (MRI-CT 2, MRI-PET 2, MRI-SPECT 2) into ")
+    assert told.stdout.startswith(
+        "Would fuse 6 pairs of Harvard-sample (MRI-CT 2, MRI-PET 2, MRI-SPECT 2) by EMMA into "
+    )
     assert "max, Theirs and" in told.stdout
     assert medical(place, *scans, *runs).stdout.startswith("Would convert ")
     assert (tree(place), tree(tmp_path)) == before
@@ -464,5 +470,6 @@ def test_the_136_real_pairs_and_a_copy_of_the_mri(data, tmp_path):
     rows = {result.row: result.values for result in outcome.tables[-1].results}
     published = {"EN": 5.18, "SD": 58.76, "AG": 6.4, "MI": 1.71, "VIF": 0.64, "Qabf": 0.73}
     assert [name for name, figure in published.items() if rows["MRI"][name] > figure] == ["MI", "VIF", "Qabf"]
-    assert rows["max"]["SD"] == pytest.approx(68.24, abs=0.05)
+    # Of its lumas alone 68.24; in the colours of PET and SPECT some bright ones are clipped.
+    assert rows["max"]["SD"] == pytest.approx(68.02, abs=0.05)
     assert (rows["MRI"]["Detail MRI"], rows["MRI"]["Detail other"]) == pytest.approx((1, 0.12), abs=0.005)

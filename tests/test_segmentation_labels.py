@@ -171,6 +171,8 @@ def test_endings_of_masks_in_any_case(root):
     place = root / "train" / "Segmentation_labels"
     (place / "001.png").rename(place / "001.PNG")
     assert find_data(MSRS, root).masks["train/001"] == place / "001.PNG"
+    if (place / "001.png").exists():
+        return  # a disk that knows no case
     write_mask(place / "001.png", np.zeros((24, 32)))
     with pytest.raises(DataError, match=r"two masks of one pair: 001\.PNG, 001\.png; keep one"):
         find_data(MSRS, root)
