@@ -187,7 +187,7 @@ def _tune_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(arena_max, 1)
         libc.mallopt(mmap_threshold, 32 * 2**20)
-        libc.mallopt(trim_threshold, 2**30)
+        libc.mallopt(trim_threshold, 128 * 2**20)
 
 
 def _best_device() -> str:
