@@ -238,7 +238,10 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
 
 
 def _masks_in(folder: Path) -> dict[str, list[Path]]:
-    return files_by_stem(folder, {".png"}, str) if folder.is_dir() else {}
+    if not folder.is_dir():
+        return {}
+    named = files_by_stem(folder, {".png"}, str)
+    return {stem: files for stem, paths in named.items() if (files := [path for path in paths if path.is_file()])}
 
 
 def read_mask(path: Path, spec: SegmentationSpec) -> Mask:
