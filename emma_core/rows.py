@@ -275,7 +275,8 @@ def _again(folder: Path, pairs: PairSet, manifest: Manifest) -> str:
         "--overwrite": manifest.root != str(root) and not made_from(root, manifest),
     }
     if pairs.spec.command and (manifest.method in NAIVE_ROWS or {"colour", "tile"} & odd.keys()):
-        return pairs.spec.command  # that has neither these methods nor these options
+        # It has neither these methods nor these options.
+        return " ".join([pairs.spec.command, *_part(pairs), *_into(folder.parents[2])])
     options = [option for option, needed in asked.items() if needed]
     return fuse_command(pairs, manifest.method, *options, *_into(folder.parents[2]))
 
