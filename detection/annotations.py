@@ -20,7 +20,7 @@ from detection.label_files import LabelFile, read_coco, read_names, read_voc, re
 from emma_core.datasets import SAMPLE_SUFFIX, in_split
 from emma_core.errors import DataError
 from emma_core.images import read_image
-from emma_core.pairs import files_by_stem
+from emma_core.pairs import files_by_stem, only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -185,12 +185,8 @@ def _file_reader(dataset: str, folder: Path, classes: tuple[str, ...]) -> Callab
 
 def _by_stem(files: Mapping[str, list[Path]], read: Callable[[Path], LabelFile]) -> Callable[[Pair], LabelFile | None]:
     def find(pair: Pair) -> LabelFile | None:
-        named = files.get(pair.id, [])
-        if len(named) > 1:
-            raise DataError(
-                f"{named[0].parent}: two label files of one pair: {named[0].name}, {named[1].name}; keep one"
-            )
-        return read(named[0]) if named else None
+        path = only_one(files.get(pair.id, []), "label files")
+        return read(path) if path else None
 
     return find
 

@@ -33,6 +33,7 @@ from emma_core.options import (
     progress_bar,
 )
 from emma_core.reproduce_commands import reproduce
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from emma_core.fuse import Colour
@@ -377,8 +378,8 @@ def _fuse_into(
     if dry_run:
         chosen = pairs.first(limit)
         left = pairs_to_fuse(chosen, fuser, folder, colour=colour, tile=tile, overwrite=overwrite)
-        there = f"; {count - left} are there already, by its record" if left < count else ""
-        typer.echo(f"Would fuse {left} pairs of {pairs.dataset} by {fuser.method} into {folder}{there}")
+        there = f"; {count - left} there already, by its record" if left < count else ""
+        typer.echo(f"Would fuse {counted(left, 'pair')} of {pairs.dataset} by {fuser.method} into {folder}{there}")
         finish(pairs.faults)
         return
     flat = SayIfFlat()

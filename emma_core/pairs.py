@@ -284,6 +284,23 @@ def files_by_stem(
     return groups
 
 
+def only_one(files: Sequence[Path], kind: str) -> Path | None:
+    """Return the file of a pair, or None where it has none.
+
+    Args:
+        files: all that are called like it, as :func:`files_by_stem` groups them.
+        kind: what they are, for the message, e.g. ``masks``.
+
+    Raises:
+        DataError: there are several, and which is meant is not known.
+    """
+    if len(files) > 1:
+        raise DataError(
+            f"{files[0].parent}: two {kind} of one pair: {', '.join(file.name for file in files)}; keep one"
+        )
+    return files[0] if files else None
+
+
 def _unusable(sides: tuple[Sequence[Path], Sequence[Path]], folders: tuple[Path, Path]) -> str | None:
     for files, folder in zip(sides, folders, strict=True):
         if len(files) > 1:

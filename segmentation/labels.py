@@ -18,7 +18,7 @@ from emma_core.config import read_toml
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, DatasetSpec, dataset_spec, in_split, own_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.images import read_image, write_image
-from emma_core.pairs import files_by_stem
+from emma_core.pairs import files_by_stem, only_one
 from emma_core.text import is_plain_name, same_name
 
 if TYPE_CHECKING:
@@ -222,11 +222,9 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
     masks = cache(_masks_in)
     for pair in pairs:
         place = root / in_split(str(folder), pair.split)
-        named = masks(place / pair.split).get(pair.id) or masks(place).get(pair.id, [])
-        if len(named) > 1:
-            raise DataError(f"{named[0].parent}: two masks of one pair: {named[0].name}, {named[1].name}; keep one")
-        if named:
-            found[pair.key] = named[0]
+        path = only_one(masks(place / pair.split).get(pair.id) or masks(place).get(pair.id, []), "masks")
+        if path:
+            found[pair.key] = path
     missing = [pair for pair in pairs if pair.key not in found]
     if missing and not (spec.partial and found):
         expected = root / in_split(str(folder), missing[0].split) / f"{missing[0].id}.png"

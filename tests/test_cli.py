@@ -225,8 +225,8 @@ def test_a_nearly_flat_image_among_others_is_told(root):
 def test_a_dry_run_counts_what_is_left_and_refuses_what_the_run_would(root):
     command = ["fuse-dataset", "TNO", "--root", root, "--runs", root / "runs", "--name", "mine"]
     assert emma(*command, "--method", "max", "--limit", "3").returncode == 0
-    assert "Would fuse 1 pairs of TNO by max into" in emma(*command, "--method", "max", "--dry-run").stdout
-    assert "; 3 are there already" in emma(*command, "--method", "max", "--dry-run").stdout
+    assert "Would fuse 1 pair of TNO by max into" in emma(*command, "--method", "max", "--dry-run").stdout
+    assert "; 3 there already" in emma(*command, "--method", "max", "--dry-run").stdout
     assert "Would fuse 4 pairs" in emma(*command, "--method", "max", "--dry-run", "--overwrite").stdout
     refused = emma(*command, "--method", "guided", "--dry-run")
     assert (refused.returncode, "was made with other settings" in refused.stderr) == (1, True)
