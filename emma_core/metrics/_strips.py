@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PIXELS = 2**15  # of a strip, on a processor: a quarter of a megabyte a channel in float64
+_PIXELS = 2**17  # of a strip, on a processor: a megabyte a channel in float64
 _ROWS = 16  # at least
 
 
