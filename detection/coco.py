@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +89,24 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         ResultError: the file is missing or damaged.
     """
     try:
-        rows = json.loads(read_text(path))
-        return [
-            {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": row["score"]}
-            for row in rows
-        ]
+        return [_prediction(**row) for row in json.loads(read_text(path))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(f"{path}: no COCO results ({type(error).__name__}); remove it and run again") from None
+
+
+def _prediction(image_id: int, category_id: int, bbox: Sequence[float], score: float, **_: object) -> dict[str, Any]:
+    """Check one of the COCO results.
+
+    Raises:
+        TypeError: a number is none.
+        ValueError: a box or score that no detector finds.
+    """
+    if not (isinstance(image_id, int) and isinstance(category_id, int)):
+        raise TypeError(f"image {image_id!r}, class {category_id!r}")
+    left, top, wide, tall = bbox
+    if not (all(map(math.isfinite, (left, top))) and 0 <= wide < math.inf and 0 <= tall < math.inf and 0 <= score <= 1):
+        raise ValueError(f"box {bbox}, score {score}")
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
 
 def found_by_image(rows: Sequence[Mapping[str, Any]], images: int) -> list[tuple[Any, Any, Any]]:

@@ -14,6 +14,7 @@ from detection.coco import PREDICTIONS, TRUTH, evaluate, write_truth
 from detection.pictures import draw_pictures, drawn_row
 from detection.splits import write_split
 from emma_core.comparisons import write_comparisons
+from emma_core.manifest import file_sha256
 from emma_core.options import progress_bar
 from emma_core.report.tables import row_order
 from emma_core.results import Result, blank_result, read_results, table_folder, write_result
@@ -134,12 +135,13 @@ class TableFolder:
         return self._filled(place, replace(self.common, **same, source={**earlier.source, **source}))
 
     def _filled(self, place: Path, result: Result) -> Scored:
-        bench, conditions = self.bench, self.bench.conditions
-        evaluation = evaluate(self.path / TRUTH, place / PREDICTIONS)
+        bench, conditions, found = self.bench, self.bench.conditions, place / PREDICTIONS
+        evaluation = evaluate(self.path / TRUTH, found)
         scoring.write_conditions(place, evaluation, bench.classes, conditions)
         complete = replace(
             result,
             values=scoring.values(evaluation, bench.classes, conditions),
+            evidence=file_sha256(found) or "",
             notes=(*result.notes, *seen_note(result.row, result.source, bench.test)),
         )
         write_result(place, complete)
@@ -169,8 +171,9 @@ def open_table(
 
 
 def unfinished(place: Path) -> bool:
-    """Tell whether a folder lacks the predictions of a run, or what became of it."""
-    return not (place / PREDICTIONS).exists() or not read_results(place)
+    """Tell whether a folder lacks the predictions of a run, whole, or what became of it."""
+    found, results = file_sha256(place / PREDICTIONS), read_results(place).values()
+    return found is None or not results or any(each.evidence not in {"", found} for each in results)
 
 
 def summarise(table: TableFolder, rows: Sequence[InputRow], scored: Sequence[Scored]) -> Outcome:

@@ -79,6 +79,8 @@ class Result:
         seconds: wall-clock time of the run that made it.
         comparable: whether the paper's rows for this task and data set may stand beside it: not where the labels, or
             what was done with them, are of another kind.
+        evidence: SHA-256 of the file beside it that the figures follow from, where the task keeps one; empty in
+            results of earlier versions.
     """
 
     task: str
@@ -101,6 +103,7 @@ class Result:
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     comparable: bool = True
+    evidence: str = ""
 
     @property
     def table_key(self) -> tuple[str, str, str, str]:

@@ -180,7 +180,7 @@ def _tune_heap() -> None:
 
     By default each thread gets a heap of its own, which cost a quarter of the memory of two threads, and the top of a
     heap goes back to the system after nearly every operation, which cost a twentieth of the time. Large blocks are not
-    kept: those of 768 x 1024 pixels left holes in the heap, a third of the memory; without, they take a tenth longer.
+    kept: those of 768 x 1024 pixels left holes in the heap, a third of the memory; without, they take a sixth longer.
     """
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # M_ARENA_MAX and so on, of malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):

@@ -223,9 +223,11 @@ def _run_one(request: Request, engine: Engine, job: _Job) -> None:
         matrices = evaluate_row(
             segmenter, job.row, data, request.training.size, engine.device, folder / PREDICTIONS, advance
         )
-    write_atomic(folder / MATRICES, _npy(matrices))
+    counted = _npy(matrices)
+    write_atomic(folder / MATRICES, counted)
+    result = with_figures(job.expected, matrices, data, request.absent)
     seconds = round(time.perf_counter() - begun, 1)
-    write_result(folder, replace(with_figures(job.expected, matrices, data, request.absent), seconds=seconds))
+    write_result(folder, replace(result, seconds=seconds, evidence=sha256(counted)))
 
 
 def _train(request: Request, engine: Engine, job: _Job) -> None:

@@ -6,6 +6,7 @@ needs no network.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from emma_core.comparisons import Comparison
 from emma_core.errors import ResultError
+from emma_core.files import read_bytes
+from emma_core.manifest import sha256
 from emma_core.metrics.bootstrap import bootstrap
 from emma_core.metrics.confusion import class_iou, mean_iou
 from emma_core.results import NAIVE_ROWS, RESULT, Result, read_result, read_results, write_result
@@ -138,13 +141,22 @@ def _training_key(result: Result) -> tuple[object, ...]:
 def _read(folder: Path, data: SegmentationData) -> Scored | None:
     """Read the row and seed in a folder, if it is done and whole, with its masks, which pictures are drawn from."""
     try:
-        result, matrices = read_result(folder / RESULT), np.load(folder / MATRICES)
-    except (ResultError, OSError, ValueError, EOFError):
+        result, counted = read_result(folder / RESULT), read_bytes(folder / MATRICES)
+    except (ResultError, OSError):
         return None
-    classes = len(data.spec.classes)
-    is_whole = matrices.shape == (result.count, classes, classes)
+    classes, matrices = len(data.spec.classes), _matrices(counted)
+    is_whole = result.evidence in {"", sha256(counted)} and matrices.shape == (result.count, classes, classes)
     masks = (folder / PREDICTIONS / f"{pair.key}.png" for pair in data.test.pairs)
     return Scored(result, matrices, folder) if is_whole and all(mask.is_file() for mask in masks) else None
+
+
+def _matrices(counted: bytes) -> NDArray[np.int64]:
+    """Decode confusion matrices; of damaged bytes, none."""
+    try:
+        matrices: NDArray[np.int64] = np.load(io.BytesIO(counted))
+    except Exception:  # numpy parses the header as Python, and damaged bytes may raise anything in it
+        return np.empty(0, np.int64)
+    return matrices if matrices.dtype == np.int64 else np.empty(0, np.int64)
 
 
 def _scored_again(found: Scored, common: Result, data: SegmentationData, absent: Absent) -> Scored:
@@ -156,6 +168,7 @@ def _scored_again(found: Scored, common: Result, data: SegmentationData, absent:
         seed=old.seed,
         source=old.source,
         baseline=old.baseline,
+        evidence=old.evidence,
         environment=old.environment,
         seconds=old.seconds,
     )

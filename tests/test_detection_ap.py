@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -337,7 +338,17 @@ def test_ids_of_msrs_tell_day_from_night_and_classes_of_one_light_are_named():
     assert bench_of({"1D": 0, "2N": 0}, "RoadScene").conditions == {}
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"image_id": 0}]', ""])
+WHOLE = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
+NO_PREDICTIONS = [
+    *({**WHOLE, "bbox": box} for box in ([1, 2, 3], [1, 2, -3, 4], [1, math.nan, 3, 4], ["1", 2, 3, 4], 7)),
+    *({**WHOLE, "score": score} for score in (math.nan, 5000, -0.1, "0.5", None)),
+    *({**WHOLE, field: number} for field in ("image_id", "category_id") for number in ([0], "0")),
+]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '[{"image_id": 0}]', "", *(json.dumps([row]) for row in NO_PREDICTIONS)]
+)
 def test_damaged_predictions(tmp_path, scenes, content):
     write(tmp_path, scenes)
     (tmp_path / "predictions.json").write_text(content)

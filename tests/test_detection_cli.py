@@ -145,9 +145,14 @@ def test_finished_rows_are_scored_anew_by_the_rules_of_the_last_call(bench, done
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
 
-def test_what_was_lost_of_finished_runs_is_made_again_and_columns_go_for_all_rows(bench, done, tmp_path):
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_was_lost_of_finished_runs_is_made_again_and_columns_go_for_all_rows(bench, done, tmp_path, lost):
     copy = shutil.copytree(bench / "runs", tmp_path / "runs") / "detect" / "M3FD-sample" / "thirds"
-    (copy / "IR" / "seed0" / "predictions.json").unlink()
+    found = copy / "IR" / "seed0" / "predictions.json"
+    if lost:
+        found.unlink()
+    else:  # valid, but not what was found
+        found.write_text(json.dumps(json.loads(found.read_text())[1:]))
     (copy / "VI" / "seed0" / "result.json").write_text("{")
     outcome = detect(bench, "--split", "thirds", "--ir", "--vis", "--runs", tmp_path / "runs")  # without conditions
     assert outcome.returncode == 0, outcome.stderr

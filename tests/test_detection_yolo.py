@@ -327,6 +327,17 @@ def test_a_run_that_stopped_goes_on(yolo, tmp_path, monkeypatch):
     yolo.train_detector(task(yolo, tmp_path / "run", made))
     assert steps(tmp_path / "run") == [1, 2, 3]
     assert (tmp_path / "run" / "log.jsonl").read_text().startswith(before)  # two epochs were not repeated
+    job = task(yolo, tmp_path / "whole", made)
+    yolo.train_detector(job)
+    ended, whole = (read_weights(tmp_path / name / "weights.safetensors").tensors for name in ("run", "whole"))
+    start = yolo.build_network(job.recipe, len(job.classes), job.seed).state_dict()
+    assert distance(ended, whole) < 0.1 * distance(start, whole)  # near what an undisturbed run ends with
+
+
+def distance(one, other):
+    """Root of the summed squares of what all weights of a network differ in."""
+    squares = [(one[name].double() - other[name].double()).square().sum() for name in one]
+    return float(sum(squares).sqrt())
 
 
 def test_a_missing_image_is_named(yolo, tmp_path):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from emma_core.datasets import DATASETS
 from emma_core.fusers import SHIPPED_WEIGHTS
-from emma_core.manifest import file_sha256
+from emma_core.manifest import file_sha256, sha256
 from emma_core.results import RESULT as RESULT_FILE
 from emma_core.results import Result, read_result, write_result
 from segmentation.labels import SEGMENTATIONS, UNLABELLED
@@ -90,6 +90,13 @@ def test_a_row_without_whole_matrices_is_not_finished(finished, content):
     if content is not None:
         (finished / MATRICES).write_bytes(content)
     assert not is_finished(finished, RESULT, data)
+
+
+def test_a_row_whose_matrices_are_not_those_that_were_counted_is_not_finished(finished):
+    counted = (finished / MATRICES).read_bytes()
+    for evidence, is_whole in (("", True), (sha256(counted), True), (sha256(counted + b"1"), False)):
+        write_result(finished, replace(RESULT, evidence=evidence))
+        assert is_finished(finished, RESULT, data_of(2)) == is_whole
 
 
 @pytest.mark.parametrize("labels", ["MSRS", "MSRS-pseudo"])

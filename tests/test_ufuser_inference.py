@@ -66,3 +66,19 @@ def test_a_frozen_network_joins_and_reflects_in_one_pass(monkeypatch):
     frozen = network().frozen()
     with torch.inference_mode():
         assert frozen(*pair()).shape == (1, 1, *SIDES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_convolution_copies_its_input_into_another_layout(monkeypatch, dtype):
+    as_wanted, conv2d = [], torch.nn.functional.conv2d
+
+    def watched(x, *rest, **more):
+        as_wanted.append(x.is_contiguous(memory_format=torch.channels_last))
+        return conv2d(x, *rest, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    frozen = network().frozen().to(dtype)
+    with torch.inference_mode():
+        frozen(*(image.to(dtype) for image in pair()))
+    assert as_wanted
+    assert all(as_wanted)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from conftest import random_image, tree, write_pairs, write_released_checkpoint
 from PIL import Image
 
 from detection.annotations import read_annotations
+from detection.coco import evaluate
 from detection.recipes import DetectorRecipe
 from detection.scoring import read_conditions
 from detection.splits import read_split
@@ -23,10 +25,11 @@ from emma_core.checkpoint import load_sensing, load_ufuser, save_checkpoint
 from emma_core.comparisons import Comparison, read_comparisons, write_comparisons
 from emma_core.config import SensingConfig, UFuserConfig, read_toml, write_toml
 from emma_core.datasets import dataset_spec
+from emma_core.errors import ResultError
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import load_fuser
 from emma_core.images import encode_png, read_image, write_image
-from emma_core.manifest import JOURNAL, MANIFEST, Journal, read_manifest
+from emma_core.manifest import JOURNAL, MANIFEST, Journal, file_sha256, read_manifest
 from emma_core.models.ufuser import UFuser
 from emma_core.models.unet import SensingUNet
 from emma_core.pairs import find_pairs, read_split_file
@@ -43,6 +46,7 @@ from emma_core.training_state import load_state, save_state
 from segmentation.labels import SEGMENTATIONS, read_mask
 from segmentation.network import build_segmenter, load_segmenter, save_segmenter
 from segmentation.recipes import NetworkConfig, SegmentationTraining
+from segmentation.scored import MATRICES, PREDICTIONS, collect
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,43 @@ def result(place: Path) -> Kind:
     return Kind(path, read)
 
 
+def predictions(place: Path) -> Kind:
+    boxes = [{"image_id": n, "category_id": n % 2, "bbox": [n, 2.5, 10, 12], "iscrowd": 0} for n in range(4)]
+    truth = {
+        "images": [{"id": n, "width": 32, "height": 24} for n in range(4)],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(("People", "Car"))],
+        "annotations": [{**box, "id": n + 1, "area": 120} for n, box in enumerate(boxes)],
+    }
+    (place / "truth.json").write_text(json.dumps(truth))
+    (place / "predictions.json").write_text(json.dumps([{**box, "score": 0.625} for box in boxes]))
+
+    def read(path: Path) -> object:
+        found = evaluate(place / "truth.json", path)
+        assert ((found.ap50 >= 0) & (found.ap50 <= 1)).all()
+        return None
+
+    return Kind(place / "predictions.json", read)
+
+
+def confusion(place: Path) -> Kind:
+    """Matrices as ``segment`` reads them of a row that is done: those that were counted, or the row is made again."""
+    path, masks = place / "IR" / "seed0" / MATRICES, [SimpleNamespace(id=name, key=f"test/{name}") for name in "abcd"]
+    (path.parent / PREDICTIONS / "test").mkdir(parents=True)
+    for each in masks:
+        (path.parent / PREDICTIONS / f"{each.key}.png").touch()
+    np.save(path, np.arange(4 * 9 * 9).reshape(4, 9, 9))
+    common = Result("segment", "Segmentation", "MSRS", "test", "hash", 4, "IR", (), {}, evidence=file_sha256(path))
+    write_result(path.parent, common)
+    data = SimpleNamespace(spec=SEGMENTATIONS["MSRS"], test=SimpleNamespace(dataset="MSRS", pairs=masks))
+
+    def read(path: Path) -> object:
+        if not (found := collect(place, common, data, "zero")):
+            raise ResultError(f"{path}: made again")
+        return [each.matrices for each in found]
+
+    return Kind(path, read, checked=True)
+
+
 def comparisons(place: Path) -> Kind:
     said = Comparison(_result().table_key, "EMMA", "max", "EN", 1.0, 0.5, 1.5, 4, "bits")
     return Kind(write_comparisons(place, [said]), lambda path: [each.sentence() for each in read_comparisons(path)])
@@ -328,6 +369,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "manifest.json": manifest,
     "journal.jsonl": journal,
     "result.json": result,
+    "predictions.json": predictions,
+    "confusion.npy": confusion,
     "comparisons.json": comparisons,
     "pictures.json": pictures,
     "log.jsonl": training_log,

@@ -50,8 +50,10 @@ BOMB = (
     + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     + "]><annotation>&i;</annotation>"
 )
-OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><object>&a;</object></annotation>'
-FOREIGN = '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><annotation><object>&a;</object></annotation>'
+CAR = "<name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+"""A box whose class a parser may have to look up."""
+OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "{}">]><annotation><object>' + CAR.format("&a;") + "</object></annotation>"
+FOREIGN = '<!DOCTYPE x SYSTEM "{}"><annotation><object>' + CAR.format("&a;") + "</object></annotation>"
 
 
 def test_xml_of_extreme_nesting(tmp_path):
@@ -62,10 +64,20 @@ def test_xml_of_extreme_nesting(tmp_path):
     assert read_voc(tmp_path / "b.xml", ("Car",)).objects == ()
 
 
-@pytest.mark.parametrize("text", [BOMB, OUTSIDE, FOREIGN], ids=["billion laughs", "external entity", "external DTD"])
-def test_xml_bombs_and_entities(tmp_path, text):
-    (tmp_path / "a.xml").write_text(text)
-    with watchdog(), pytest.raises(DataError, match=r"a\.xml"):
+@pytest.mark.parametrize(
+    ("text", "elsewhere", "said"),
+    [
+        (BOMB, "", "refused XML"),
+        (OUTSIDE, "Car", "refused XML"),
+        (FOREIGN, '<!ENTITY a "Car">', r"broken XML \(undefined entity &a;\)"),
+    ],
+    ids=["billion laughs", "external entity", "external DTD"],
+)
+def test_xml_bombs_and_entities(tmp_path, text, elsewhere, said):
+    """What they name elsewhere is there, and would make a valid box."""
+    (tmp_path / "elsewhere").write_text(elsewhere)
+    (tmp_path / "a.xml").write_text(text.replace("{}", (tmp_path / "elsewhere").as_uri()))
+    with watchdog(), pytest.raises(DataError, match=rf"a\.xml:1: {said}"):
         read_voc(tmp_path / "a.xml", ("Car",))
 
 
@@ -328,10 +340,16 @@ def test_a_manifest_or_journal_cannot_name_files_elsewhere(root, place, name):
     (folder / MANIFEST).unlink()
     identity = {"dataset": content["dataset"], "root": content["root"], **content["settings"]}
     (folder / JOURNAL).write_text(json.dumps(identity) + "\n" + json.dumps(row) + "\n")
-    outside = {path: path.read_bytes() for path in root.parent.glob("*/*/*.png")}
+    outside = tree_outside(folder, root.parent)
     assert emma(*command).returncode == 0
     assert list(read_manifest(folder).rows) == ["all/000"]
-    assert {path: path.read_bytes() for path in root.parent.glob("*/*/*.png")} == outside
+    assert tree_outside(folder, root.parent) == outside
+
+
+def tree_outside(folder: Path, place: Path) -> dict[Path, bytes]:
+    """Read every file below a place that is not in a folder."""
+    files = (path for path in place.rglob("*") if path.is_file() and not path.is_relative_to(folder))
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
