@@ -175,7 +175,10 @@ def score_pairs(
     """Score every row on the same pairs; arguments, faults and errors as for :func:`evaluate_dataset`."""
     begun = time.perf_counter()
     place = resolve_device(device)
-    scored: dict[Pair, NDArray[np.float64]] = {}
+    scored: list[Pair] = []
+    # One block of memory from the start: an array a pair would land between the large blocks that scoring takes and
+    # gives back, and leave holes in the heap that no such block fits in again.
+    figures = np.empty((len(row_labels(pairs.spec, rows)), len(pairs.pairs), len(measures.columns)))
     faults = list(pairs.faults)
 
     def score(pair: Pair) -> NDArray[np.float64] | Fault:
@@ -188,15 +191,15 @@ def score_pairs(
         if isinstance(outcome, Fault):
             faults.append(outcome)
         else:
-            scored[pair] = outcome
+            figures[:, len(scored)] = outcome
+            scored.append(pair)
         on_pair(pair)
     if not scored:
         raise DataError(f"{pairs.dataset}: none of {len(pairs.pairs)} pairs could be scored; first: {faults[0]}")
-    figures = np.stack(list(scored.values()), axis=1)
     return Scores(
         pairs=replace(pairs, pairs=tuple(scored), faults=()),
         columns=measures.columns,
-        values=dict(zip(row_labels(pairs.spec, rows), figures, strict=True)),
+        values=dict(zip(row_labels(pairs.spec, rows), figures[:, : len(scored)], strict=True)),
         sources={row.name: row.source for row in rows},
         faults=tuple(faults),
         device=place,
