@@ -165,7 +165,7 @@ def measure(job: Job, ways: Sequence[Way] = WAYS, on_turn: Callable[[], None] = 
         job = replace(job, weights=_weights(job, place))
         turns, flops = _take_turns(job, ways, place, on_turn)
         firsts = {way.stage: way for way in reversed(ways)}
-        compare = {way: _compare(_outputs(place, way), _outputs(place, firsts[way.stage])) for way in ways}
+        compare = {way: compare_images(_outputs(place, way), _outputs(place, firsts[way.stage])) for way in ways}
     figures = [_figures(job, way, turns[way], turns[firsts[way.stage]], compare[way], flops[way]) for way in ways]
     check_agreement(figures)
     return figures
@@ -284,7 +284,7 @@ def _outputs(place: Path, way: Way) -> Arrays:
     return [read_image(path) for path in sorted((place / way.name).rglob("*.png"))]
 
 
-def _compare(ours: Arrays, plain: Arrays) -> tuple[float, float]:
+def compare_images(ours: Arrays, plain: Arrays) -> tuple[float, float]:
     """Return PSNR [dB] and the largest difference of two lists of images in [0, 1]."""
     differences = [one.astype(np.float64) - other for one, other in zip(ours, plain, strict=True)]
     squared = float(np.mean([np.mean(difference**2) for difference in differences]))

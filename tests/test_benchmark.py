@@ -59,10 +59,10 @@ def test_ways_are_measured_side_by_side(weights):
 
 def test_psnr_and_difference():
     ones, same = [np.ones((4, 4), np.float32)], [np.full((4, 4), 0.9, np.float32)]
-    psnr, largest = benchmark._compare(ones, same)
+    psnr, largest = benchmark.compare_images(ones, same)
     assert psnr == pytest.approx(20, abs=1e-4)
     assert largest == pytest.approx(0.1, abs=1e-6)
-    assert benchmark._compare(ones, ones) == (float("inf"), 0)
+    assert benchmark.compare_images(ones, ones) == (float("inf"), 0)
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
