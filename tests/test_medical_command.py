@@ -1,22 +1,19 @@
-"""``emma-tasks medical`` as a person runs it: tables, pictures, own scans, faults, and no name of any patient."""
+"""``emma-tasks medical`` as a person runs it: tables, pictures and faults."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import shlex
 import shutil
 import subprocess
 import sys
 from itertools import product
 
-import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, emma, tree, write_released_checkpoint
-from test_medical_scans import dicom, save
+from conftest import REPOSITORY, emma, tree
+from medical_bench import heads, make_bench, medical
 
 from emma_core.comparisons import read_comparisons
 from emma_core.datasets import dataset_spec
@@ -28,29 +25,18 @@ from emma_core.metrics.detail import detail_survival
 from emma_core.metrics.fusion import fusion_metrics
 from emma_core.pairs import find_pairs
 from emma_core.pictures import read_index
-from emma_core.report.figure import plot_of
-from emma_core.report.gallery import collect_galleries
-from emma_core.report.tables import read_tables
 from emma_core.results import read_result
 from emma_core.rows import fused_rows
-from emma_core.samples import write_samples
 from medical.data import harvard_pairs
 from medical.maps import paint_survival
 from medical.run import evaluate_medical
 
 COLUMNS = ["EN", "SD", "AG", "MI", "VIF", "Qabf", "Detail MRI", "Detail other"]
-NAME = "Zwiebelkuchen"  # of the patient in the DICOM files of these tests
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Rendered heads, one pair of each modality beside a second PET, as small images; and weights."""
-    place = tmp_path_factory.mktemp("medical")
-    write_samples(place, ["Harvard"], 4, 0)
-    for path in (place / "Harvard").rglob("*.png"):
-        write_image(path, read_image(path)[::2, ::2])
-    write_released_checkpoint(place / "weights.pth")
-    return place
+    return make_bench(tmp_path_factory.mktemp("medical"))
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +47,6 @@ def done(place):
     run = medical(place, "--root", "Harvard", "--fused-dir", "Theirs=theirs", "--runs", "runs")
     assert run.returncode == 0, run.stderr
     return run
-
-
-def medical(place, *arguments):
-    return emma("medical", *arguments, "--weights", "weights.pth", cwd=place)
 
 
 def folder(place, part):
@@ -216,25 +198,6 @@ def test_the_same_images_as_two_folders_score_the_same(place, done):
     assert tree(place / "own" / "fused" / "MRI-PET" / "EMMA" / "MRI-PET") == tree(fused)
 
 
-@pytest.mark.parametrize("options", [["--method", "guided"], ["--grey"], ["--method", "max", "--name", "mine"]])
-def test_own_scans_get_rows_by_other_methods(place, tmp_path, options):
-    """What fuse-dataset makes of these folders is of another part; the command that is named instead works."""
-    sides = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET", "--modality", "pet"]
-    folders = ["--ir", "Harvard/MRI-PET/PET", "--vis", "Harvard/MRI-PET/MRI"]
-    runs = ["--runs", str(tmp_path / "runs")]
-    assert emma("fuse-dataset", "MRI-PET", *folders, *options, "--name", "mine", *runs, cwd=place).returncode == 0
-    told = medical(place, *sides, *runs)
-    assert told.returncode == 0, told.stderr
-    assert "No row for" in told.stderr
-    _, _, command = told.stderr.splitlines()[-1].partition("Make them with: emma-tasks ")
-    assert "medical --mri" in command
-    again = emma(*shlex.split(command), cwd=place)
-    assert "No such option" not in again.stderr
-    if "guided" in options:
-        assert again.returncode == 0, again.stderr
-        assert (tmp_path / "runs" / "medical" / "MRI-PET" / "all" / "mine" / "result.json").exists()
-
-
 def test_naive_rules_are_no_rows_to_make(place):
     refused = emma("medical", "--root", "Harvard", "--method", "max", cwd=place)
     assert (refused.returncode, "tables have a row of that name already" in refused.stderr) == (2, True)
@@ -249,16 +212,6 @@ def test_a_modality_may_be_called_like_what_stands_beside_it(place, done, tmp_pa
     maps = tmp_path / "medical" / f"MRI-{modality}" / "all" / "pictures"
     usual = folder(place, "MRI-CT") / "pictures" / "detail-0001.png"
     assert read_image(maps / "detail-0001.png").shape == read_image(usual).shape
-
-
-def test_scans_of_ones_own_are_called_so_in_the_report(place, tmp_path):
-    sides = ["--mri", "Harvard/MRI-CT/MRI", "--other", "Harvard/MRI-CT/CT", "--modality", "FLAIR"]
-    assert medical(place, *sides, "--dataset", "heads", "--runs", tmp_path).returncode == 0
-    (gallery,), _ = collect_galleries(tmp_path)
-    assert [picture.name for picture in gallery.examples[0].pictures] == ["FLAIR", "MRI", "EMMA"]
-    (table,), _ = read_tables(tmp_path)
-    legend = dict(plot_of(table).legend)
-    assert (legend["infrared"], legend["visible"], legend["baseline"]) == ("other alone", "MRI alone", "naive rule")
 
 
 def test_the_table_of_the_only_modality_that_could_be_scored_is_called_by_it(place, tmp_path):
@@ -280,60 +233,6 @@ def test_a_pair_that_cannot_be_used_is_named_and_the_rest_is_done(place, tmp_pat
     assert run.returncode == 1
     assert f"Left out {pair.key}" in run.stderr
     assert "1 left out; everything else is done." in run.stderr
-
-
-def heads(folder, *, nifti=False):
-    """Two heads in both modalities, as DICOM files that carry a name in every place, or as one volume."""
-    rows, columns = np.mgrid[-1:1:64j, -1:1:48j]
-    ring = (np.abs(np.hypot(rows, columns) - 0.8) < 0.08) * 900.0
-    sides = {"mri": 300 + 200 * np.sin(12 * rows) * np.cos(9 * columns), "ct": 100 + ring}
-    for side, values in sides.items():
-        (folder / side).mkdir(parents=True)
-        if nifti:
-            slices = np.stack([values, values[::-1], values * 0, values[:, ::-1]], -1)
-            nibabel.save(nibabel.Nifti1Image(slices.astype(np.float32), np.eye(4)), folder / side / "v.nii.gz")
-            continue
-        for number in range(2):
-            data = dicom(np.rint(values + 50 * number).astype(np.uint16), WindowCenter=-500, WindowWidth=1200)
-            data.add_new(0x00091010, "LO", f"{NAME} in a private field")
-            data.ReferringPhysicianName = data.StudyDescription = data.AccessionNumber = NAME
-            save(folder / side / f"{NAME}^{number}.dcm", data)
-    return ["--mri", folder / "mri", "--other", folder / "ct", "--modality", "CT"]
-
-
-def test_no_output_of_dicom_files_holds_the_name(place, tmp_path):
-    folders = heads(tmp_path / f"of {NAME}")
-    (tmp_path / f"of {NAME}" / "ct" / f"{NAME}^2.dcm").write_bytes(b"damaged")
-    save(tmp_path / f"of {NAME}" / "mri" / f"{NAME}^2.dcm", dicom())
-    run = medical(place, *folders, "--runs", tmp_path / "runs")
-    assert run.returncode == 1
-    assert "2 DICOM files, rescaled" in " ".join(run.stdout.split())
-    assert run.stderr.count("Left out") == 1
-    emma("report", "--runs", tmp_path / "runs")
-    result = read_result(tmp_path / "runs" / "medical" / "MRI-CT" / "all" / "EMMA" / "result.json")
-    assert "Whether the scans of 2 of 2 pairs of files lie on each other is not known" in " ".join(result.notes)
-    outputs = tree(tmp_path / "runs")
-    assert {
-        "medical/MRI-CT/all/EMMA/result.json",
-        "converted/MRI-CT/MRI/0001.png",
-        "report/index.html",
-    } <= outputs.keys()
-    for name, content in outputs.items():
-        assert NAME.lower() not in name.lower()
-        assert NAME.lower().encode() not in content.lower(), name
-        assert NAME.encode("utf-16-le") not in content, name
-
-
-def test_volumes_give_axial_slices_and_the_result_says_how(place, tmp_path):
-    folders = heads(tmp_path, nifti=True)
-    run = medical(place, *folders, "--window", "500,1000", "--runs", tmp_path / "runs", "--dataset", "heads")
-    assert run.returncode == 0, run.stderr
-    result = read_result(tmp_path / "runs" / "medical" / "heads" / "all" / "EMMA" / "result.json")
-    assert result.count == 3
-    assert "other: 1 NIfTI file, rescaled, shown in the window asked for (centre 500, width 1000)." in result.notes
-    assert "1 of 4 slices are left out: a scan shows nothing in them." in result.notes
-    manifest = json.loads((tmp_path / "runs" / "fused" / "heads" / "EMMA" / "manifest.json").read_text())
-    assert [row["id"] for row in manifest["rows"]] == ["0001-001", "0001-002", "0001-004"]
 
 
 OWN = ["--mri", "Harvard/MRI-PET/MRI", "--other", "Harvard/MRI-PET/PET"]
@@ -374,47 +273,6 @@ def test_mistakes_get_one_line_a_status_and_write_nothing(place, arguments, stat
     assert run.stderr.startswith("Error: ")
     assert says in run.stderr
     assert set(place.rglob("*")) == before
-
-
-@pytest.mark.parametrize("modality", [[], ["--modality", "CT"]])
-def test_dicom_files_in_the_harvard_layout_get_the_options_that_read_them(place, tmp_path, modality):
-    for side in ("MRI", "CT"):
-        (tmp_path / "MRI-CT" / side).mkdir(parents=True)
-    where = ["--root", tmp_path, *modality, "--runs", tmp_path / "runs"]
-    assert "--mri" not in medical(place, *where).stderr, "empty folders hold no scans"
-    for side in ("MRI", "CT"):
-        save(tmp_path / "MRI-CT" / side / "a.dcm", dicom())
-    run = medical(place, *where)
-    assert run.returncode == 1
-    assert "hold no images (" in run.stderr
-    assert "give their folders as --mri DIR --other DIR --modality CT|PET|SPECT" in run.stderr
-
-
-def test_scans_in_a_part_of_the_harvard_layout_are_named_beside_the_images_of_others(place, tmp_path):
-    write_samples(tmp_path, ["Harvard"], pairs=3, size=(64, 64))
-    shutil.rmtree(tmp_path / "Harvard" / "MRI-CT")
-    for side in ("MRI", "CT"):
-        (tmp_path / "Harvard" / "MRI-CT" / side).mkdir(parents=True)
-        save(tmp_path / "Harvard" / "MRI-CT" / side / "a.dcm", dicom())
-    where = ["--root", tmp_path / "Harvard", "--runs", tmp_path / "runs", "--dry-run"]
-    run = medical(place, *where)
-    assert (run.returncode, "(MRI-PET 2, MRI-SPECT 2)" in run.stdout) == (1, True), run.stdout
-    assert "Left out MRI-CT/*: DICOM or NIfTI files are there: give their folders as --mri DIR" in run.stderr
-    assert medical(place, *where, "--modality", "PET").returncode == 0, "what is not asked for is not missed"
-    assert medical(place, *where, "--modality", "CT").returncode == 1
-    (tmp_path / "Harvard" / "MRI-CT").rename(tmp_path / "Harvard" / "notes")
-    assert medical(place, *where).returncode == 0, "what is not of the layout is nobody's business"
-
-
-def test_a_file_that_cannot_be_read_is_no_scan(place, tmp_path, monkeypatch):
-    write_samples(tmp_path, ["Harvard"], pairs=3, size=(64, 64))
-    (tmp_path / "Harvard" / "MRI-CT" / "CT" / "secret").write_bytes(b"")
-
-    def refuse(path):
-        raise PermissionError(path)
-
-    monkeypatch.setattr("medical.data.scan_format", refuse)
-    assert harvard_pairs(tmp_path / "Harvard").faults == ()
 
 
 def test_dry_runs_write_nothing(place, tmp_path):
