@@ -53,16 +53,19 @@ def benchmark(
         typer.echo(f"Would fuse {pairs} rendered pairs {repeats + 1} times in each way at {size} into {out}")
         return
     from emma_core.benchmark import WAYS, Job, machine, measure, write_figures
+    from emma_core.images import require_writable
 
+    paths = {size: out / f"fuse-{network}-{size[0]}x{size[1]}.csv" for size in sizes}
+    for path in paths.values():
+        require_writable(path)
     typer.echo(machine(device))
     typer.echo(f"{network}; {pairs} pairs, medians of {repeats} turns; beside the plain ways: faster, share, PSNR")
     typer.echo("working: MiB on top of the loaded program; PSNR in dB, in files after rounding to 8 bits")
-    for height, width in sizes:
+    for (height, width), path in paths.items():
         job = Job(height, width, pairs, repeats, network, weights, device, threads)
         with progress_bar(f"{height} x {width}", len(WAYS) * (1 + repeats)) as advance:
             figures = measure(job, on_turn=advance)
         typer.echo(f"\n{height} x {width}\n{_table(figures)}\n{_verdict(figures)}")
-        path = out / f"fuse-{network}-{height}x{width}.csv"
         write_figures(path, [asdict(each) for each in figures], machine(device))
         typer.echo(f"Written: {path}")
 

@@ -17,7 +17,7 @@ import torch
 from emma_core.chance import torch_stream
 from emma_core.checkpoint import load_ufuser
 from emma_core.errors import CheckpointError, UsageError
-from emma_core.images import write_atomic
+from emma_core.images import require_writable, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,7 @@ def export_fuser(weights: Path, out: Path, form: str = "onnx") -> float:
     if form not in SUFFIXES:
         raise UsageError(f"Unknown format {form!r}; expected {' or '.join(SUFFIXES)}")
     network = load_ufuser(weights)[0].eval().requires_grad_(requires_grad=False)
+    require_writable(out)
     content = _onnx(network) if form == "onnx" else _program(network)
     difference = _largest_difference(network, _open(content, form))
     if not difference <= TOLERANCE:

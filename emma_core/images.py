@@ -8,6 +8,7 @@ authors of EMMA use it: luma is fused, Cb and Cr are carried over.
 from __future__ import annotations
 
 import secrets
+import tempfile
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -174,6 +175,20 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     """
     try:
         _write_and_rename(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def require_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written after long work, and make sure now that it takes files.
+
+    Raises:
+        OSError: it does not; the error names the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-from conftest import Outcome, emma, tree, write_pairs
+from conftest import Outcome, emma, tree, write_pairs, write_released_checkpoint
 from disks import small_disk
+from medical_bench import make_bench, medical
 from victims import VICTIMS, fuse_dataset
 
 from emma_core.images import read_image
@@ -42,6 +43,7 @@ OPENERS: dict[str, Callable[[Path], object]] = {
     ".npy": np.load,
     ".png": read_image,
     ".pt": lambda path: zipfile.ZipFile(path).testzip(),
+    ".pt2": lambda path: zipfile.ZipFile(path).testzip(),
     ".safetensors": lambda path: safetensors.torch.load(path.read_bytes()),
     ".toml": lambda path: tomllib.loads(path.read_text()),
 }
@@ -107,6 +109,25 @@ def test_commands_on_full_disks(name, tmp_path):
             assert without_times(left) == without_times(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_medical_on_full_disks(tmp_path):
+    bench = make_bench(tmp_path / "bench")
+    command = ("--root", "Harvard", "--runs")
+    for whole, left in full_disks(lambda out: medical(bench, *command, out), tmp_path, (0.0, 0.3, 0.6, 0.95)):
+        assert left.keys() == whole.keys()
+        assert without_times(left) == without_times(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_export_on_a_full_disk(tmp_path):
+    write_released_checkpoint(tmp_path / "weights.pth")
+    options = ("--weights", tmp_path / "weights.pth", "--format", "exported-program")
+    for whole, left in full_disks(lambda out: emma("export", out / "net.pt2", *options), tmp_path, (0.0, 0.5)):
+        assert left.keys() == whole.keys() == {"net.pt2"}
+
+
 def test_report_on_a_full_disk(tmp_path):
     root = write_pairs(tmp_path / "TNO", 2)
     with small_disk(tmp_path / "disk", 2**20) as disk:
@@ -136,6 +157,7 @@ def world(tmp_path_factory):
     world = tmp_path_factory.mktemp("world")
     write_pairs(world / "TNO", 2)
     write_samples(world, ["M3FD", "MSRS"], 12, size=(96, 128))
+    make_bench(world)
     for victim in VICTIMS.values():
         victim(world / "configurations")
     with small_disk(world / "disk", 2**24) as disk:
@@ -152,9 +174,14 @@ def world(tmp_path_factory):
         "fuse --ir TNO/ir/000.png --vis TNO/vi/000.png --method max --out disk/f.png",
         "evaluate TNO --root TNO --runs disk/runs",
         "report --runs disk/runs",
+        "benchmark --out disk/figures",
+        "export disk/net.pt2 --weights weights.pth --format exported-program",
+        "demo disk/demo",
         "sample-data disk/samples --pairs 1 --datasets MSRS",
         "detect M3FD --root M3FD --ir --split thirds --epochs 1 --size 64 --runs disk/runs",
         "segment MSRS --root MSRS --ir --encoder-weights none --epochs 1 --runs disk/runs",
+        "medical --root Harvard --weights weights.pth --runs disk/runs",
+        "reproduce table4 --root . --recipe quick --runs disk/runs",
         "train sensing --modality ir --data mine=TNO/ir,TNO/vi --recipe quick --steps 1 --out disk/run",
     ],
 )

@@ -16,12 +16,14 @@ import sys
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
 from damage import watchdog
+from PIL import Image
 
 from detection.coco import read_predictions
 from detection.label_files import read_coco, read_voc
@@ -203,11 +205,31 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_decompression_bombs_are_refused_before_memory_is_taken(tmp_path):
-    (tmp_path / "a.png").write_bytes(png_claiming(60_000, 60_000))
+SIZES: dict[str, tuple[int, Callable[[int, int], bytes]]] = {
+    "bmp": (60_000, lambda width, height: struct.pack("<ii", width, height)),
+    "jpeg": (60_000, lambda width, height: struct.pack(">HH", height, width)),
+    "tiff": (60_000, lambda width, height: struct.pack("<HHIIHHII", 256, 4, 1, width, 257, 4, 1, height)),
+    "webp": (16_383, lambda width, height: struct.pack("<HH", width, height)),
+}
+"""Formats of images, a side [pixels] that their headers may claim, and how these spell width and height."""
+
+
+def image_claiming(form: str) -> bytes:
+    """A small image of one of the formats, whose header claims a large one."""
+    side, spell = SIZES[form]
+    stream = io.BytesIO()
+    Image.new("RGB", (29, 31)).save(stream, form)
+    assert stream.getvalue().count(spell(29, 31)) == 1
+    return stream.getvalue().replace(spell(29, 31), spell(side, side))
+
+
+@pytest.mark.parametrize("form", ["png", *SIZES])
+def test_decompression_bombs_are_refused_before_memory_is_taken(tmp_path, form):
+    file = tmp_path / f"a.{form}"
+    file.write_bytes(png_claiming(60_000, 60_000) if form == "png" else image_claiming(form))
     code = "from emma_core.images import read_image\ndef attack(file):\n    return read_image(file).shape"
-    grown, said = memory_of(code, tmp_path / "a.png")
-    assert said.endswith("a.png: too large, more than 178 megapixels")
+    grown, said = memory_of(code, file)
+    assert said.endswith(f"a.{form}: too large, more than 178 megapixels")
     assert grown < 30e6
 
 
