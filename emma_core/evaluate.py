@@ -26,7 +26,7 @@ from torch import Tensor
 from emma_core.errors import DataError
 from emma_core.fuse import fuse_pair, read_pair
 from emma_core.fusers import load_fuser
-from emma_core.images import luma, read_image, size_text, to_8bit, write_atomic
+from emma_core.images import luma, read_image, require_writable, size_text, to_8bit, write_atomic
 from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.paired import write_differences
 from emma_core.pairs import Fault, Pair, PairSet
@@ -157,10 +157,12 @@ def evaluate_dataset(
 
     Raises:
         DataError: no pair could be scored.
+        OSError: results cannot be written; told before the work.
     """
+    folder = table_folder(runs, TASK, pairs.dataset, pairs.label)
+    require_writable(folder)
     scores = score_pairs(pairs, rows, fusion_measures(), device=device, on_pair=on_pair)
     results = write_scores(scores, runs, task=TASK, title="Fusion quality")
-    folder = table_folder(runs, TASK, pairs.dataset, pairs.label)
     return Evaluation(results, folder, write_differences(folder, results, scores), scores.faults)
 
 

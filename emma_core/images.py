@@ -180,14 +180,13 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Make the folder of a file that is to be written after long work, and make sure now that it takes files.
+    """Make sure, before long work, that files can be made where one is to be written in the end; make no folder.
 
     Raises:
-        OSError: it does not; the error names the file.
+        OSError: they cannot; the error names the file.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())):
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
