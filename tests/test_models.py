@@ -174,20 +174,34 @@ def test_a_frozen_network_computes_the_same(dtype):
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
-@pytest.mark.parametrize("channels", [8, 24, 128])
+@pytest.mark.parametrize(
+    ("dtype", "channels", "products"),
+    [
+        (torch.float32, 8, 3),
+        (torch.float32, 16, 0),
+        (torch.bfloat16, 8, 3),
+        (torch.bfloat16, 24, 0),
+        (torch.bfloat16, 128, 3),
+    ],
+)
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_channel_norm_in_bfloat16_is_right_to_its_digits(channels, offset):
+def test_channel_norm_in_products_is_right_to_its_digits(monkeypatch, dtype, channels, products, offset):
     """Even where a large mean would swallow the digits of the variance, if it were not taken off first."""
-    norm = ChannelNorm(channels)
+    norm, counted = ChannelNorm(channels), []
     with torch.no_grad():
         norm.weight.copy_(1 + images(channels))
         norm.bias.copy_(images(channels, seed=1))
-    x = (offset + 2 * images(2, channels, 5, 6, seed=2)).bfloat16()
+    x = (offset + 2 * images(2, channels, 5, 6, seed=2)).to(dtype)
     with torch.inference_mode():
         expected = norm(x.float())
-        found = norm.bfloat16()(x)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.02)
+        norm.in_products = True
+        conv2d = F.conv2d
+        monkeypatch.setattr(F, "conv2d", lambda *given, **more: counted.append(1) or conv2d(*given, **more))
+        found = norm.to(dtype)(x)
+    assert found.dtype == dtype
+    assert len(counted) == products
+    near = {"atol": 1e-4, "rtol": 0} if dtype is torch.float32 else {"atol": 0.03, "rtol": 0.02}
+    torch.testing.assert_close(found.float(), expected, **near)
 
 
 def test_ufuser_blocks_can_be_exported():
