@@ -41,7 +41,8 @@ PART = 2**14
 """Pixels at a time [1] that are turned into float32 for the scores."""
 
 NARROW = 8
-"""Channels up to which a layer normalisation in float32 is faster as products: two to three times."""
+"""Channels up to which a layer normalisation in float32 is faster as products: 2.3 times as fast with
+eight channels, slower with sixteen (docs/speed.md)."""
 
 
 class UFuser(nn.Module):
@@ -204,7 +205,7 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to the same."""
         channels, dtype = self.weight.numel(), self.weight.dtype
-        exact = channels.bit_count() == 1  # one over a power of two is a number of either type
+        exact = channels.bit_count() == 1  # then one over it is a number of either type
         fast = dtype is torch.bfloat16 or (dtype is torch.float32 and channels <= NARROW)
         if self.in_products and exact and fast and x.device.type == "cpu":
             return self._products(x)
