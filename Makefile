@@ -9,7 +9,7 @@ FIGURES := results/benchmark
 demo: $(VENV)/.installed  ## sample data, fusing, all tasks small, and a page to look at
 	$(BIN)/emma-tasks demo
 
-test: $(VENV)/.installed-dev  ## the tests, six to fifteen minutes on two cores
+test: $(VENV)/.installed-dev  ## the tests, six to sixteen minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take longer
