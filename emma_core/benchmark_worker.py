@@ -6,6 +6,7 @@ It fuses all pairs for every line that it reads, and answers with a :class:`~emm
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from emma_core.batches import WAITING, pairs_at_once
+from emma_core.batches import WAITING
 from emma_core.benchmark import Job, Turn, Way
 from emma_core.benchmark_plain import plain_copy
 from emma_core.checkpoint import load_ufuser
@@ -23,6 +24,7 @@ from emma_core.fuse import fuse_pair
 from emma_core.fuse_dataset import fuse_dataset
 from emma_core.fusers import SHIPPED_WEIGHTS, Fuser, load_fuser
 from emma_core.images import pad_reflect, read_grey, read_image, write_image
+from emma_core.models.frozen import FrozenUFuser
 from emma_core.pairs import find_pairs
 from emma_core.runtime import map_images, memory_mib, resolve_device
 
@@ -105,16 +107,16 @@ class Worker:
         return find_pairs(folder_spec("samples", root / "Ir", root / "Vis", split=""), root)
 
     def _flops(self) -> float:
-        """Count the operations of the network for one pair [1]; a small image is enough, they grow with the pixels."""
+        """Count the operations of the network for one pair [1]: shapes alone tell, so nothing is computed."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        side = 64
-        image = torch.zeros(1, 1, side, side)
-        with FlopCounterMode(display=False) as counter:
-            self.fuser(image, image)
-        batched = self.way.precision and self.device.type != "cpu"
-        pairs = pairs_at_once(side, side) if batched else 1
-        return float(counter.get_total_flops()) / pairs * self.job.height * self.job.width / side**2
+        network = load_ufuser(self.job.weights or SHIPPED_WEIGHTS)[0]
+        counted = FrozenUFuser(network) if self.way.precision else plain_copy(network)
+        sides = (math.ceil(side / network.stride) * network.stride for side in (self.job.height, self.job.width))
+        image = torch.empty(1, 1, *sides, device="meta")
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            counted.to("meta")(image, image)
+        return float(counter.get_total_flops())
 
 
 def _plain_fuser(weights: Path, device: torch.device) -> Fuser:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emma_core.classical import Rule
-    from emma_core.models.ufuser import UFuser
+    from emma_core.models.frozen import FrozenUFuser
 
 CPU = torch.device("cpu")
 
@@ -158,11 +158,12 @@ def _emma(
     compiled: bool,
 ) -> Fuser:
     from emma_core.checkpoint import load_ufuser
+    from emma_core.models.frozen import FrozenUFuser
 
     network, info = load_ufuser(Path(weights) if weights else SHIPPED_WEIGHTS)
     dtype = PRECISIONS[precision]
-    network = network.frozen().to(device, dtype)
-    forward = _compiled(network) if compiled else network
+    frozen = FrozenUFuser(network).to(device, dtype)
+    forward = _compiled(frozen) if compiled else frozen
 
     def function(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -190,7 +191,7 @@ def _emma(
     )
 
 
-def _compiled(network: UFuser) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _compiled(network: FrozenUFuser) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Let torch compile the network at the first images of each size."""
     from torch._dynamo.exc import BackendCompilerFailed  # a second to import
 

@@ -7,9 +7,8 @@ order of concatenations) follows the authors' released checkpoints, whose output
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
@@ -17,10 +16,6 @@ from torch import nn
 
 from emma_core.config import UFuserConfig
 from emma_core.models import check_images
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Self
 
 
 class Depth(NamedTuple):
@@ -32,17 +27,6 @@ class Depth(NamedTuple):
 
 FULL_DEPTH = Depth(restormer=1, residual=2)
 """The complete block, as in the authors' checkpoints."""
-
-STRIP = 2**16
-"""Pixels at a time [1] for a block that looks at a neighbourhood only: its working memory stays that of a small image,
-for a few rows computed twice."""
-
-PART = 2**14
-"""Pixels at a time [1] that are turned into float32 for the scores."""
-
-NARROW = 8
-"""Channels up to which a layer normalisation in float32 is faster as products: 2.3 times as fast with
-eight channels, slower with sixteen (docs/speed.md)."""
 
 
 class UFuser(nn.Module):
@@ -78,23 +62,6 @@ class UFuser(nn.Module):
         self.head = ReflectConv(widths[0], 1, bias=True)
         # Pixel by pixel in memory: up to 1.6 times as fast on a CPU, and what tensor cores want.
         self.to(memory_format=torch.channels_last)
-
-    def frozen(self) -> Self:
-        """Make the network ready for inference alone: kernels are merged once, and memory is kept low.
-
-        Returns:
-            Itself, in evaluation mode and without gradients; later changes of its weights are not seen.
-        """
-        for module in self.modules():
-            if isinstance(module, (ChannelAttention, GatedFeedForward)):
-                module.merged = module.merge().detach()
-            if isinstance(module, RestormerCNNBlock):
-                module.in_strips = module.local
-            if isinstance(module, (GatedFeedForward, ReflectConv)):
-                module.in_one_pass = True
-            if isinstance(module, ChannelNorm):
-                module.in_products = True
-        return self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Fuse a batch of pairs.
@@ -134,18 +101,9 @@ class RestormerCNNBlock(nn.Module):
         self.restormer = nn.Sequential(*(RestormerBlock(channels, heads) for _ in range(depth.restormer)))
         self.residual = nn.Sequential(*(ResidualBlock(channels) for _ in range(depth.residual)))
         self.merge = ReflectConv(channels * sum(number > 0 for number in depth), channels)
-        # Every output depends on pixels this far: a convolution before and after, two for each block of a branch.
-        self.reach = 2 + 2 * max(depth)
-        self.local = channels <= heads or not depth.restormer  # nothing is scored, see ChannelAttention
-        self.in_strips = False
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
         """Features in one or two tensors, together (B, inputs, H, W), to (B, channels, H, W); H, W >= 2."""
-        if self.in_strips and features[0].device.type == "cpu":
-            return _in_strips(self._at_once, features, self.reach)
-        return self._at_once(*features)
-
-    def _at_once(self, *features: torch.Tensor) -> torch.Tensor:
         x = self.embed(*features)
         merged: torch.Tensor = self.merge(*(branch(x) for branch in (self.restormer, self.residual) if len(branch)))
         return merged
@@ -156,12 +114,11 @@ class ReflectConv(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, bias: bool = False) -> None:
         super().__init__(inputs, outputs, 3, stride=stride, bias=bias)
-        self.in_one_pass = False
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
         """Features, together (B, inputs, H, W), to (B, outputs, H / stride, W / stride); H, W >= 2."""
-        reflected = _reflected(features, in_one_pass=self.in_one_pass)
-        return F.conv2d(reflected, self.weight, self.bias, self.stride)
+        together = features[0] if len(features) == 1 else torch.cat(features, 1)
+        return F.conv2d(_reflected(together), self.weight, self.bias, self.stride)
 
 
 class ResidualBlock(nn.Module):
@@ -198,29 +155,9 @@ class RestormerBlock(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of every pixel; (B, channels, H, W) to the same."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.in_products = False
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to the same."""
-        channels, dtype = self.weight.numel(), self.weight.dtype
-        exact = channels.bit_count() == 1  # then one over it is a number of either type
-        fast = dtype is torch.bfloat16 or (dtype is torch.float32 and channels <= NARROW)
-        if self.in_products and exact and fast and x.device.type == "cpu":
-            return self._products(x)
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    def _products(self, x: torch.Tensor) -> torch.Tensor:
-        """Do the same in 1 x 1 convolutions, far faster where a pixel has only a few numbers, or bfloat16 ones.
-
-        Those are added up in float32, and what is rounded to bfloat16 is centred before, so no digits cancel out.
-        """
-        channels, dtype = self.weight.numel(), x.dtype
-        average = torch.full((channels, channels), 1 / channels, dtype=dtype)
-        centred = _pointwise(x, torch.eye(channels, dtype=dtype) - average)
-        variance = _pointwise(centred.square(), average, torch.full((channels,), self.eps, dtype=dtype))
-        return _pointwise(centred.mul_(variance.rsqrt_()), self.weight.diag(), self.bias)
 
 
 class ChannelAttention(nn.Module):
@@ -239,8 +176,6 @@ class ChannelAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.qkv_spatial = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, bias=False)
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
-        self.merged: torch.Tensor | None
-        self.register_buffer("merged", None, persistent=False)
 
     def merge(self) -> torch.Tensor:
         """Return the kernel of all queries, keys and values, or of the projected values where nothing is scored."""
@@ -252,30 +187,17 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to the same."""
-        kernel, channels = self.merge() if self.merged is None else self.merged, x.shape[1]
+        kernel, channels = self.merge(), x.shape[1]
         value = F.conv2d(x, kernel[-channels:], padding=1)
         if not self.scored:
             return value
-        weights = self._weights(F.conv2d(x, kernel[: 2 * channels], padding=1).flatten(2))
-        # Weighting the values and projecting them are both linear between channels: one product does both.
-        project = self.project.weight.reshape(channels, self.heads, -1)
-        mixing = torch.einsum("ohc,bhcd->bohd", project, weights.to(project.dtype)).flatten(2)
+        # One product holds all scalar products and, on its diagonal, all lengths; in float32, as sums over an image.
+        query_key = F.conv2d(x, kernel[: 2 * channels], padding=1).flatten(2).float()
+        products = query_key @ query_key.mT
+        mixing = attention_mixing(products, self.temperature, self.project.weight)
         # Reshaped with the channels last, or a batch of one loses its layout in memory, and what follows copies it.
         pixels = value.permute(0, 2, 3, 1)
         return (pixels.flatten(1, 2) @ mixing.mT).reshape(pixels.shape).permute(0, 3, 1, 2)
-
-    def _weights(self, query_key: torch.Tensor) -> torch.Tensor:
-        """Softmax of the cosines between queries and keys: (B, 2 C, H W) to (B, heads, C / heads, C / heads)."""
-        # One product holds all scalar products and, on its diagonal, all lengths; in float32, as sums over an image.
-        parts = (query_key,) if self.merged is None else torch.split(query_key, PART, 2)
-        products = torch.stack([_gram(part.float()) for part in parts]).sum(0)
-        inverse_length = products.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()
-        cosines = products * inverse_length[:, :, None] * inverse_length[:, None, :]
-        channels = query_key.shape[1] // 2
-        in_head = channels // self.heads
-        between = cosines[:, :channels, channels:].reshape(-1, self.heads, in_head, self.heads, in_head)
-        same_head = between.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-        return torch.softmax(same_head * self.temperature, dim=-1)
 
 
 class GatedFeedForward(nn.Module):
@@ -289,9 +211,6 @@ class GatedFeedForward(nn.Module):
         self.expand = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.spatial = nn.Conv2d(2 * channels, 2 * channels, 3, groups=channels, bias=False)
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
-        self.in_one_pass = False
-        self.merged: torch.Tensor | None
-        self.register_buffer("merged", None, persistent=False)
 
     def merge(self) -> torch.Tensor:
         """Return the kernel of the gates and the contents."""
@@ -299,14 +218,11 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to the same."""
-        return _pointwise(torch.mul(*self._gate_and_content(x)), self.project.weight.flatten(1))
-
-    def _gate_and_content(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = _reflected((x,), in_one_pass=self.in_one_pass)
-        kernel = self.merge() if self.merged is None else self.merged
+        x = _reflected(x)
         # Apart, because halves of one result would lie scattered in memory, where a GELU takes twice as long.
-        for_gate, for_content = kernel.chunk(2)
-        return F.gelu(F.conv2d(x, for_gate)), F.conv2d(x, for_content)
+        for_gate, for_content = self.merge().chunk(2)
+        projected: torch.Tensor = self.project(F.gelu(F.conv2d(x, for_gate)) * F.conv2d(x, for_content))
+        return projected
 
 
 def merged_kernel(pointwise: nn.Conv2d, spatial: nn.Conv2d) -> torch.Tensor:
@@ -327,6 +243,27 @@ def merged_kernel(pointwise: nn.Conv2d, spatial: nn.Conv2d) -> torch.Tensor:
     first = pointwise.weight.reshape(spatial.groups, in_group, -1)
     second = spatial.weight.reshape(spatial.groups, outputs // spatial.groups, in_group, *size)
     return torch.einsum("gic,goikl->gockl", first, second).flatten(0, 1)
+
+
+def attention_mixing(products: torch.Tensor, temperature: torch.Tensor, project: torch.Tensor) -> torch.Tensor:
+    """Return the matrices that weight the values and project them: both are linear between channels.
+
+    Args:
+        products: (B, 2 C, 2 C) scalar products of all C queries and C keys, over all pixels, in float32.
+        temperature: (heads, 1, 1) factors of the cosines.
+        project: (C, C, 1, 1) kernel.
+
+    Returns:
+        (B, C, C), of the type of ``project``: its product with the softmax of the cosines in each head.
+    """
+    channels, heads = len(project), len(temperature)
+    inverse_length = products.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()
+    cosines = products * inverse_length[:, :, None] * inverse_length[:, None, :]
+    in_head = channels // heads
+    between = cosines[:, :channels, channels:].reshape(-1, heads, in_head, heads, in_head)
+    same_head = between.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    weights = torch.softmax(same_head * temperature, dim=-1).to(project.dtype)
+    return torch.einsum("ohc,bhcd->bohd", project.reshape(channels, heads, in_head), weights).flatten(2)
 
 
 def branch_depths(config: UFuserConfig, channels: int) -> tuple[Depth, Depth]:
@@ -365,49 +302,9 @@ def _encode(x: torch.Tensor, blocks: nn.ModuleList, downs: nn.ModuleList) -> lis
     return features
 
 
-def _pointwise(x: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Multiply the channels of every pixel with a matrix, (outputs, inputs).
-
-    Dilation means nothing to a kernel of one pixel, but oneDNN, four times as fast, gets it on a single thread too.
-    """
-    return F.conv2d(x, matrix[:, :, None, None], bias, dilation=2)
-
-
-def _gram(x: torch.Tensor) -> torch.Tensor:
-    return x @ x.mT
-
-
-def _in_strips(block: Callable[..., torch.Tensor], features: tuple[torch.Tensor, ...], reach: int) -> torch.Tensor:
-    """Apply a block to strips of rows, each with as many rows around it as an output depends on."""
-    height, width = features[0].shape[-2:]
-    rows = math.ceil(height / math.ceil(height * width / STRIP))
-    strips = []
-    for top in range(0, height, rows):
-        first, last = max(0, top - reach), min(height, top + rows + reach)
-        strip = block(*(feature[..., first:last, :] for feature in features))
-        strips.append(strip[..., top - first : top - first + rows, :])
-    return torch.cat(strips, 2)
-
-
-def _reflected(features: tuple[torch.Tensor, ...], *, in_one_pass: bool) -> torch.Tensor:
-    """Join features, (B, C, H, W) each, and reflect one pixel on each side: (B, sum of C, H + 2, W + 2).
-
-    ``in_one_pass`` each number is copied once, on a CPU up to four times as fast as by ``cat`` and ``pad``; for
-    inference, because it writes in place.
-    """
-    if not in_one_pass or features[0].device.type != "cpu":
-        return F.pad(features[0] if len(features) == 1 else torch.cat(features, 1), (1, 1, 1, 1), mode="reflect")
-    widths = [feature.shape[1] for feature in features]
-    batch, _, height, width = features[0].shape
-    shape = batch, sum(widths), height + 2, width + 2
-    joined = torch.empty(shape, dtype=features[0].dtype, memory_format=torch.channels_last)
-    for place, feature in zip(torch.split(joined[..., 1:-1, 1:-1], widths, 1), features, strict=True):
-        place.copy_(feature)
-    for edge, inner in ((0, 2), (-1, -3)):
-        joined[:, :, edge].copy_(joined[:, :, inner])
-    for edge, inner in ((0, 2), (-1, -3)):  # after the rows: they bring the corners
-        joined[..., edge].copy_(joined[..., inner])
-    return joined
+def _reflected(x: torch.Tensor) -> torch.Tensor:
+    """Reflect one pixel on each side: (B, C, H, W) to (B, C, H + 2, W + 2)."""
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
 
 def _count(module: nn.Module) -> int:
