@@ -229,6 +229,7 @@ class _Norm(nn.Module):
         """Without ``scaled``, what it multiplies by and adds is somebody else's business."""
         super().__init__()
         self.channels, self.eps = norm.weight.numel(), norm.eps
+        self.exact = self.channels.bit_count() == 1  # then a type with enough digits has one over it, and 1 less that
         self.weight = constant(norm.weight) if scaled else None
         self.bias = constant(norm.bias) if scaled else None
         average = torch.full((self.channels, self.channels), 1 / self.channels)
@@ -236,9 +237,8 @@ class _Norm(nn.Module):
         self.epsilon = constant(torch.tensor(self.eps))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        exact = self.channels.bit_count() == 1  # then a type with enough digits has one over it, and 1 less that
         fast = {torch.bfloat16: MANY, torch.float32: FEW}.get(x.dtype, 0) >= self.channels
-        if exact and fast and x.device.type == "cpu":
+        if self.exact and fast and x.device.type == "cpu":
             return self._products(x)
         pixels = F.layer_norm(x.permute(0, 2, 3, 1), (self.channels,), self.weight, self.bias, self.eps)
         return pixels.permute(0, 3, 1, 2)
