@@ -69,10 +69,10 @@ class Convolution(nn.Module):
         geometry = [self.padding] * 2, [self.stride, self.stride * pixels]
         # One convolution for each map, added up, instead of one of maps that were copied together.
         first, *rest = zip(maps, kernel.chunk(len(maps), 1), strict=True)
-        y = convolved(*first, bias, *geometry, then, None if other is None else _wide(other, pixels))
+        y = convolved(*first, bias, *geometry, then, None if other is None else _regrouped(other, len(kernel)))
         for x, part in rest:
             y = convolved(x, part, None, *geometry, "add_", y)
-        return _narrow(y, pixels)
+        return _regrouped(y, len(self.kernel))
 
 
 def convolved(
@@ -199,20 +199,11 @@ def _fused(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in FUSED and not torch.compiler.is_compiling()
 
 
-def _wide(x: torch.Tensor, pixels: int) -> torch.Tensor:
-    """See several pixels side by side as one, (B, C, H, W) as (B, pixels * C, H, W / pixels); nothing moves."""
-    if pixels == 1:
+def _regrouped(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """See pixels side by side as one with more channels, or one as several with fewer; nothing moves in memory."""
+    if x.shape[1] == channels:
         return x
-    batch, channels, height, width = x.shape
-    return x.permute(0, 2, 3, 1).view(batch, height, width // pixels, pixels * channels).permute(0, 3, 1, 2)
-
-
-def _narrow(x: torch.Tensor, pixels: int) -> torch.Tensor:
-    """See them as several again."""
-    if pixels == 1:
-        return x
-    batch, channels, height, width = x.shape
-    return x.permute(0, 2, 3, 1).view(batch, height, width * pixels, channels // pixels).permute(0, 3, 1, 2)
+    return x.permute(0, 2, 3, 1).view(len(x), x.shape[2], -1, channels).permute(0, 3, 1, 2)
 
 
 def _write(out: torch.Tensor, rows: slice, content: torch.Tensor) -> None:
