@@ -312,10 +312,11 @@ def _print(outcome: Outcome) -> None:
     Against naive rules only the mean over classes is printed; the rest is in the files.
     """
     from detection.scoring import MEAN
+    from emma_core.report.console import print_table
     from emma_core.report.tables import table_of
     from emma_core.results import NAIVE_ROWS
 
-    table_of(outcome.results).print()
+    print_table(table_of(outcome.results))
     for comparison in outcome.comparisons:
         if comparison.column == MEAN or comparison.against not in NAIVE_ROWS:
             typer.echo(comparison.sentence())

@@ -1,30 +1,24 @@
 """The command line: the core commands, and the tasks that installed packages offer.
 
-Nothing heavy is imported here, so that ``--help`` answers at once; each command imports what it needs. A task
-is an entry point of the group ``emma_tasks.tasks``: its name is the command, its value a function with typer
-annotations (docs/adding_a_task.md).
+Nothing heavy is imported here, so that ``--help`` answers at once; each command imports what it needs.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from emma_core import __distribution__, __version__, commands
+from emma_core import __version__, commands
 from emma_core.errors import EmmaError
+from emma_core.plugins import TASKS, load_task, plugins
 from emma_core.text import plain
 from emma_core.train_commands import train_app
 
 HELP = "Does fusing two cameras help? Fuse image pairs, and measure beside each camera alone."
-
-TASKS = "emma_tasks.tasks"
-"""Entry-point group under which packages offer commands."""
 
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C: 128 and the number of the signal, as shells do."""
@@ -46,7 +40,7 @@ def build_app() -> typer.Typer:
     for name, command in commands.COMMANDS.items():
         app.command(name)(command)
     app.add_typer(train_app(), name="train")
-    for entry in sorted(entry_points(group=TASKS), key=lambda entry: entry.name):
+    for entry in plugins(TASKS):
         if entry.name in {*commands.COMMANDS, "train"}:
             _complain(f"Warning: the task {entry.name!r} of {entry.value} is left out: a core command has that name")
             continue
@@ -55,26 +49,6 @@ def build_app() -> typer.Typer:
         except Exception as error:  # a broken task of somebody else must not take the core commands along
             _complain(f"Warning: the task {entry.name!r} cannot be loaded: {error}")
     return app
-
-
-def load_task(entry: EntryPoint) -> commands.Command:
-    """Load the command of a task, making sure that it comes from the package that announces it.
-
-    ``detection`` or ``segmentation`` are names that another project may use too; whichever was installed last
-    would answer. So our own packages carry ``__distribution__``.
-
-    Raises:
-        EmmaError: the module belongs to another project.
-    """
-    package = import_module(entry.module.partition(".")[0])
-    ours = entry.dist is not None and entry.dist.name == __distribution__
-    if ours and getattr(package, "__distribution__", None) != __distribution__:
-        raise EmmaError(
-            f"the package {package.__name__!r} in {package.__file__} is another project's; "
-            "install emma-tasks in an environment of its own"
-        )
-    command: commands.Command = entry.load()
-    return command
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +31,7 @@ from emma_core.options import (
     named_folders,
     progress_bar,
 )
+from emma_core.plugins import DEMOS, plugins
 from emma_core.reproduce_commands import reproduce
 from emma_core.text import counted
 
@@ -45,10 +45,6 @@ Command = Callable[..., None]
 
 COLOURS: dict[str, Colour] = {"vis": "visible", "ir": "infrared", "none": "none"}
 """Choices of ``fuse --colour``, and the side each means."""
-
-DEMOS = "emma_tasks.demos"
-"""Entry-point group under which tasks offer their part of the demo: a function of the folder that holds the sample
-data sets and of the folder of runs."""
 
 Method = Annotated[str, typer.Option(help="How to fuse: EMMA, mean, max, laplacian, ... (see: datasets --methods).")]
 Weights = Annotated[
@@ -170,6 +166,7 @@ def evaluate(
     from emma_core.comparisons import in_short
     from emma_core.evaluate import evaluate_dataset, row_labels
     from emma_core.fuse_dataset import fused_folder
+    from emma_core.report.console import print_table
     from emma_core.report.tables import table_of
     from emma_core.rows import fused_rows, with_foreign
 
@@ -182,7 +179,7 @@ def evaluate(
         return
     with progress_bar("Scoring", len(pairs.pairs)) as advance:
         outcome = evaluate_dataset(pairs, rows, runs, device=device, on_pair=lambda _: advance())
-    table_of(outcome.results).print()
+    print_table(table_of(outcome.results))
     for line in in_short(outcome.differences):
         typer.echo(line)
     if not rows:
@@ -278,7 +275,7 @@ def demo(
     for name in ("M3FD", "MSRS"):
         fuse_dataset(name, data / name, runs=runs)
         evaluate(name, data / name, runs=runs)
-    for entry in sorted(entry_points(group=DEMOS), key=lambda entry: entry.name):
+    for entry in plugins(DEMOS):
         typer.echo(f"{entry.name}:")
         entry.load()(data, runs)
     report(runs)

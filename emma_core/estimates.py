@@ -21,9 +21,10 @@ from emma_core.evaluate import TASK as EVALUATE
 from emma_core.evaluate import evaluate_dataset
 from emma_core.fuse_dataset import fuse_dataset, fused_folder
 from emma_core.fusers import load_fuser
+from emma_core.plugins import recipes_of
 from emma_core.report.beside import recipe_name
 from emma_core.report.tables import read_tables
-from emma_core.reproduce import FUSE, fused_by, is_of, is_of_task, missing_runs, recipes_of, wanted_runs
+from emma_core.reproduce import FUSE, fused_by, is_of, is_of_task, missing_runs, wanted_runs
 from emma_core.runtime import resolve_device
 
 if TYPE_CHECKING:

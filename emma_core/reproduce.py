@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from emma_core.fuse_dataset import is_done as is_fused
 from emma_core.fusers import SHIPPED_WEIGHTS, fusion_method
 from emma_core.manifest import file_sha256, made_by, read_manifest
 from emma_core.options import find_dataset
+from emma_core.plugins import recipes_of
 from emma_core.report.beside import comparable, recipe_name
 from emma_core.report.missing import needed_rows
 from emma_core.report.paper import METHOD, PaperTable, fill_in, paper_tables
@@ -27,7 +26,6 @@ from emma_core.results import NAIVE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from emma_core.pairs import PairSet
     from emma_core.report.parts import Table
@@ -225,18 +223,6 @@ def _refuse_unknown_recipe(paper: PaperTable, recipe: str) -> None:
         known = getattr(recipes_of(task), "RECIPES", ())
         if known and recipe.lower() not in known:
             raise UsageError(f"Unknown recipe {recipe!r}; {task} knows: {', '.join(known)}")
-
-
-def recipes_of(task: str) -> ModuleType | None:
-    """Return the module ``recipes`` of a task's package, if it has one: its ``RECIPES`` by name, and what they cost."""
-    from emma_core.cli import TASKS  # the command line imports the commands, this one among them
-
-    for entry in entry_points(group=TASKS, name=task):
-        try:
-            return import_module(f"{entry.module.partition('.')[0]}.recipes")
-        except ImportError:
-            continue
-    return None
 
 
 def _split(arguments: Sequence[str]) -> str | None:

@@ -201,13 +201,14 @@ def _fuse_and_score(
 
 def _print(tables: Sequence[MedicalTable], name: str) -> None:
     """Print every table, and of the widest what the row fused now gains and loses."""
+    from emma_core.report.console import print_table
     from emma_core.report.tables import table_of
     from emma_core.report.words import sentences
 
     *parts, last = (table_of(table.results) for table in tables)
     for part in parts:  # what is said of all of them is said once
-        replace(part, notes=tuple(note for note in part.notes if note not in last.notes)).print()
-    last.print()
+        print_table(replace(part, notes=tuple(note for note in part.notes if note not in last.notes)))
+    print_table(last)
     ours = [each for each in tables[-1].comparisons if each.row == name]
     for line in sentences([each for each in ours if each.against == "max" or each.column in SAID_OF_SOURCES]):
         typer.echo(line)

@@ -189,9 +189,10 @@ def _foretell(request: Request, engine: Engine) -> None:
 
 def _print(request: Request, scored: list[Any]) -> None:
     from emma_core.comparisons import COMPARISONS, read_comparisons
+    from emma_core.report.console import print_table
     from emma_core.report.tables import table_of
 
-    table_of([each.result for each in scored]).print()
+    print_table(table_of([each.result for each in scored]))
     for comparison in read_comparisons(request.folder / COMPARISONS):
         typer.echo(comparison.sentence())
     typer.echo(f"{request.folder}: results, predictions and pictures; the page: emma-tasks report")

@@ -15,7 +15,7 @@ import pytest
 from conftest import REPOSITORY, emma_process, write_pairs
 
 import emma_core
-from emma_core import cli
+from emma_core import cli, plugins
 from emma_core.errors import EmmaError
 
 TASK_PACKAGES = {"detection", "segmentation", "medical"}
@@ -114,12 +114,12 @@ def test_another_projects_detection_gives_a_clear_error(monkeypatch):
     foreign.__file__ = "site-packages/detection/__init__.py"
     monkeypatch.setitem(sys.modules, "detection", foreign)
     with pytest.raises(EmmaError, match=r"another project's; install emma-tasks in an environment of its own"):
-        cli.load_task(_Entry())
+        plugins.load_task(_Entry())
 
 
 def test_a_broken_task_does_not_take_the_core_along(monkeypatch, capsys):
-    broken = importlib.metadata.EntryPoint("broken", "no_such_module:command", cli.TASKS)
-    monkeypatch.setattr(cli, "entry_points", lambda **_: [broken])
+    broken = importlib.metadata.EntryPoint("broken", "no_such_module:command", plugins.TASKS)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [broken])
     names = {command.name for command in cli.build_app().registered_commands}
     assert names == set(cli.commands.COMMANDS)
     assert "Warning: the task 'broken' cannot be loaded" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from rich.console import Console
 from test_report_tables import LOSS, make, published
 
 from emma_core.comparisons import Comparison
+from emma_core.report.console import print_table, to_console
 from emma_core.report.formats import latex_file, to_csv, to_latex, to_markdown, to_short_markdown
 from emma_core.report.tables import table_of
 from emma_core.results import Column
@@ -33,7 +34,7 @@ def test_every_format_says_what_was_run():
     assert said in to_short_markdown(table, "results")
     assert said in to_latex(table)
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(table.to_console())
+    console.print(to_console(table))
     assert said in " ".join(console.export_text().split())
     (line, _) = csv.DictReader(io.StringIO(to_csv([table])))
     assert line["recipe"] == f"recipe quick, epochs 30, weights a.pt 0123456789ab, labels {'ab' * 6}"
@@ -181,8 +182,8 @@ def test_csv_has_full_precision_and_says_whose_row_it_is():
 def test_console():
     table = table_of([make("IR", (1.0, 1.0), baseline=True), make("[red]b", (2.0, 2.0)), make("c", (0.0, 9.0))])
     console = Console(width=60, file=io.StringIO(), record=True, force_terminal=True, legacy_windows=False)
-    console.print(table.to_console())
-    console.print(published().to_console())
+    console.print(to_console(table))
+    console.print(to_console(published()))
     styled, text = console.export_text(styles=True, clear=False), console.export_text()
     assert "[red]b" in text
     assert "Table 1:" in text
@@ -195,7 +196,7 @@ def test_ten_columns_fit_a_terminal_of_80_characters():
     columns = tuple(Column(name, "bits") for name in ["EN", "SD", "SF", "AG", "MI", "VIF", "Qabf", "SCD", "CC", "SSIM"])
     values = (6.57, 43.70, 11.24, 3.55, 2.86, 0.90, 0.59, 1.48, 0.66, 0.98)
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(table_of([make("laplacian", values, columns=columns)]).to_console())
+    console.print(to_console(table_of([make("laplacian", values, columns=columns)])))
     text = console.export_text()
     assert " ".join(f"{value:.2f}" for value in values) in " ".join(text.split())
 
@@ -203,7 +204,7 @@ def test_ten_columns_fit_a_terminal_of_80_characters():
 def test_headings_are_whole_in_a_pipe(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     columns = [Column(name, "%") for name in ("Motorcycle", "mAP@0.5:0.95", "Precision", "Color cone")]
-    table_of([make("laplacian", [99.5] * 4, columns=columns)]).print()
+    print_table(table_of([make("laplacian", [99.5] * 4, columns=columns)]))
     printed = capsys.readouterr().out
     assert all(f"{column.name} " in printed for column in columns)
 
@@ -212,5 +213,5 @@ def test_a_printed_table_is_wider_than_a_narrow_terminal_rather_than_without_dig
     monkeypatch.setenv("COLUMNS", "60")
     columns = tuple(Column(f"measure {number}", "bits") for number in range(14))
     values = tuple(10.01 + number for number in range(14))
-    table_of([make("laplacian", values, columns=columns)]).print()
+    print_table(table_of([make("laplacian", values, columns=columns)]))
     assert " ".join(f"{value:.2f}" for value in values) in " ".join(capsys.readouterr().out.split())

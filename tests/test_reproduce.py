@@ -15,7 +15,7 @@ import pytest
 import typer
 from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
 
-from emma_core import cli, reproduce_commands
+from emma_core import plugins, reproduce_commands
 from emma_core.commands import COMMANDS
 from emma_core.errors import UsageError
 from emma_core.fusers import SHIPPED_WEIGHTS
@@ -70,8 +70,8 @@ def detector(monkeypatch):
 
     detect.rows, detect.status = ("IR", "VI", "max"), 0
     monkeypatch.setitem(sys.modules, "strangers_task", types.SimpleNamespace(detect=detect, __name__="strangers_task"))
-    entry = importlib.metadata.EntryPoint("detect", "strangers_task:detect", cli.TASKS)
-    monkeypatch.setattr(cli, "entry_points", lambda **_: [entry])
+    entry = importlib.metadata.EntryPoint("detect", "strangers_task:detect", plugins.TASKS)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [entry])
     return detect
 
 

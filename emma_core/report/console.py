@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as ConsoleTable
 from rich.text import Text
 
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 
     from emma_core.report.parts import Table, TableRow
     from emma_core.results import Column
+
+
+def print_table(table: Table) -> None:
+    """Print a table, wider than the terminal rather than with a figure cut; in a file no heading is either."""
+    shown, console = to_console(table), Console()
+    needed = Measurement.get(console, console.options.update(max_width=10_000), shown)
+    least = needed.minimum if console.is_terminal else needed.maximum
+    Console(width=max(console.width, least)).print(shown)
 
 
 def to_console(table: Table) -> ConsoleTable:

@@ -14,8 +14,6 @@ from emma_core.datasets import declared
 from emma_core.text import counted
 
 if TYPE_CHECKING:
-    from rich.table import Table as ConsoleTable
-
     from emma_core.comparisons import Comparison
     from emma_core.report.paper import PaperTable
     from emma_core.results import Column, Result
@@ -138,22 +136,6 @@ class Table:
     def recipe(self) -> dict[str, Any]:
         """What all rows were made with."""
         return self.results[0].recipe
-
-    def to_console(self) -> ConsoleTable:
-        """Render it for ``rich.console.Console.print``."""
-        from emma_core.report.console import to_console
-
-        return to_console(self)
-
-    def print(self) -> None:
-        """Print it, wider than the terminal rather than with a figure cut; in a file or a pipe no heading is either."""
-        from rich.console import Console
-        from rich.measure import Measurement
-
-        shown, console = self.to_console(), Console()
-        needed = Measurement.get(console, console.options.update(max_width=10_000), shown)
-        least = needed.minimum if console.is_terminal else needed.maximum
-        Console(width=max(console.width, least)).print(shown)
 
 
 def source_labels(dataset: str) -> tuple[str, str]:
