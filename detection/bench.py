@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from detection.annotations import CONDITIONS, read_annotations
 from detection.scoring import MEAN, OPERATING_NOTE, group_by_condition, read_conditions
 from detection.splits import PARTS
+from emma_core.comparisons import rare_note
 from emma_core.errors import DataError
-from emma_core.metrics.bootstrap import LEAST_IMAGES
 from emma_core.text import counted
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class Bench:
         images = [self.annotations.images[key].classes for key in self.split.test]
         shown = {MEAN: sum(len(found) > 0 for found in images)}
         shown |= {name: sum(number in found for found in images) for number, name in enumerate(self.classes)}
-        few = [f"{name} ({count})" for name, count in shown.items() if 0 < count < LEAST_IMAGES]
-        return [f"In fewer than {LEAST_IMAGES} test images, too few to tell: {', '.join(few)}."] if few else []
+        return rare_note(shown)
 
     def only(self, keys: Sequence[str]) -> PairSet:
         """Return some of the pairs."""

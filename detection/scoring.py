@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detection.annotations import CONDITIONS
 from detection.ap import average_precisions, best_operating_point
-from emma_core.comparisons import Comparison
+from emma_core.comparisons import Comparison, rare_in
 from emma_core.errors import DataError
 from emma_core.files import read_text
-from emma_core.metrics.bootstrap import bootstrap
+from emma_core.metrics.bootstrap import LEAST_IMAGES, bootstrap
 from emma_core.pairs import without_suffix
 from emma_core.results import NAIVE_ROWS, Column, write_changed
 
@@ -151,7 +152,8 @@ def compare(
     Returns:
         mAP@0.5 of every fused row against every camera, then of every method against every naive rule, and the classes
         in which they can be told apart. Only seeds that both rows have are compared. What fewer than
-        :data:`emma_core.metrics.bootstrap.LEAST_IMAGES` show has no interval.
+        :data:`emma_core.metrics.bootstrap.LEAST_IMAGES` show has no interval, and a mean that is only told apart
+        by such classes is not.
     """
     alone = [row for row in rows if row in sources]
     naive = [row for row in rows if row in NAIVE_ROWS]
@@ -179,14 +181,22 @@ def _compare(
     matches = ours[0].matches
     images = len(matches[0].objects)
     shows = np.array([each.objects > 0 for each in matches])
-    shown = np.count_nonzero([np.any(shows, axis=0), *shows], axis=1)
-    intervals = bootstrap(lambda chosen: ap50(ours, chosen) - ap50(theirs, chosen), images, shown=shown)
+    each_class = np.count_nonzero(shows, axis=1)
+    often = each_class >= LEAST_IMAGES
+
+    def differences(chosen: Integers) -> NDArray[np.float64]:
+        found = ap50(ours, chosen) - ap50(theirs, chosen)
+        return np.append(found, _mean(found[1:][often]))
+
+    together = np.count_nonzero(np.any(shows, axis=0)), np.count_nonzero(np.any(shows[often], axis=0))
+    *intervals, others = bootstrap(differences, images, shown=[together[0], *each_class, together[1]])
+    rare = rare_in(intervals[0], others, dict(zip(classes, each_class.tolist(), strict=True)))
     phrases = [("finds more", "finds less"), *((f"finds {kind} better", f"finds {kind} worse") for kind in classes)]
     made = [
         Comparison(table_key, name, other, column, each.value, each.low, each.high, images, "AP", 1, better, worse)
         for column, each, (better, worse) in zip([MEAN, *classes], intervals, phrases, strict=True)
     ]
-    return [made[0], *(comparison for comparison in made[1:] if comparison.sure)]
+    return [replace(made[0], rare=rare), *(comparison for comparison in made[1:] if comparison.sure)]
 
 
 def _mean(figures: NDArray[np.float64]) -> float:

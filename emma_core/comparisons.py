@@ -18,8 +18,10 @@ from emma_core.metrics.bootstrap import LEAST_IMAGES
 from emma_core.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from emma_core.metrics.bootstrap import Interval
 
 COMPARISONS = "comparisons.json"
 SCHEMA = 1
@@ -42,6 +44,8 @@ class Comparison:
         digits: after the decimal point.
         better: what the row does if the figure is higher, e.g. ``finds more objects``.
         worse: if it is lower.
+        rare: of a mean over classes, those that fewer than :data:`~emma_core.metrics.bootstrap.LEAST_IMAGES` images
+            show, each with their number, if without them the difference would not be sure.
     """
 
     table_key: tuple[str, str, str, str]
@@ -56,6 +60,7 @@ class Comparison:
     digits: int = 1
     better: str = "is higher"
     worse: str = "is lower"
+    rare: tuple[str, ...] = ()
 
     @property
     def defined(self) -> bool:
@@ -69,8 +74,8 @@ class Comparison:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval is on one side of zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval is on one side of zero, and would be without classes that hardly any image shows."""
+        return not self.rare and (self.low > 0 or self.high < 0)
 
     @property
     def texts(self) -> tuple[str, str, str]:
@@ -87,6 +92,8 @@ class Comparison:
         unit = f" {self.unit}" if self.unit else ""
         value, low, high = self.texts
         figures = f"{self.column} {value}{unit} (95 % interval {low} to {high}, {counted(self.images, 'image')})"
+        if self.rare:
+            figures += f", but not without {', '.join(self.rare)}, which fewer than {LEAST_IMAGES} images show"
         if not self.sure:
             return f"{self.row} and {self.against} cannot be told apart: {figures}."
         return f"{self.row} {self.better if self.low > 0 else self.worse} than {self.against}: {figures}."
@@ -115,8 +122,8 @@ def by_rows(comparisons: Iterable[Comparison]) -> list[str]:
 def _line(row: str, against: str, group: Sequence[Comparison]) -> str:
     same = [each.column for each in group if each.defined and not float(each.texts[0])]
     kinds = {
-        "higher in": [each.column for each in group if each.low > 0 and each.column not in same],
-        "lower in": [each.column for each in group if each.high < 0 and each.column not in same],
+        "higher in": [each.column for each in group if each.sure and each.low > 0 and each.column not in same],
+        "lower in": [each.column for each in group if each.sure and each.high < 0 and each.column not in same],
         "the same to the digits shown in": [each.column for each in group if each.sure and each.column in same],
         "not to be told apart in": [each.column for each in group if each.defined and not each.sure],
         "too few images to tell in": [each.column for each in group if each.too_few],
@@ -125,6 +132,33 @@ def _line(row: str, against: str, group: Sequence[Comparison]) -> str:
     said = "; ".join(f"{kind} {', '.join(columns)}" for kind, columns in kinds.items() if columns)
     by = "95 % intervals, " if any(each.defined for each in group) else ""
     return f"{row} against {against} ({by}{counted(max(each.images for each in group), 'image')}): {said}."
+
+
+def few_images(shown: Mapping[str, int]) -> tuple[str, ...]:
+    """Name what too few images show for an interval, though some do, each with the number of images."""
+    return tuple(f"{name} ({count})" for name, count in shown.items() if 0 < count < LEAST_IMAGES)
+
+
+def rare_in(mean: Interval, others: Interval, shown: Mapping[str, int]) -> tuple[str, ...]:
+    """Name the classes that a difference of means hangs on, though too few images show them.
+
+    Args:
+        mean: over all classes.
+        others: over those that enough images show.
+        shown: number of images that show a class.
+
+    Returns:
+        The classes as :func:`few_images` names them; none where the mean is not sure, or the others say the same.
+    """
+    is_told = mean.low > 0 or mean.high < 0
+    is_same = (mean.low > 0 and others.low > 0) or (mean.high < 0 and others.high < 0)
+    return few_images(shown) if is_told and not is_same else ()
+
+
+def rare_note(shown: Mapping[str, int]) -> list[str]:
+    """Say of what too few test images show that nothing can be told of it."""
+    few = few_images(shown)
+    return [f"In fewer than {LEAST_IMAGES} test images, too few to tell: {', '.join(few)}."] if few else []
 
 
 def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> Path:
@@ -155,6 +189,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
 
 def _read(row: dict[str, object]) -> Comparison:
     found = {name: math.nan if value is None else value for name, value in row.items()}
-    comparison = Comparison(**{**found, "table_key": tuple(found["table_key"])})  # type: ignore[arg-type]
+    lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    comparison = Comparison(**{**found, **lists})  # type: ignore[arg-type]
     comparison.sentence()  # refuses what has not the right types
     return comparison

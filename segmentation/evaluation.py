@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from emma_core.comparisons import rare_note
 from emma_core.metrics.confusion import class_frequency, class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from emma_core.results import Column
 from emma_core.runtime import map_images
@@ -87,12 +88,19 @@ def notes(
     counts = "counts as 0 in the means" if absent == "zero" else "is left out of the means"
     if lacking:
         sentences.append(f"No test pixel of {', '.join(lacking)}; an absent class {counts}.")
+    sentences += rare_note(images_with(matrices, spec.classes))
     parts = {name: _absent(matrix, spec) for name, matrix in _by_condition(matrices, pairs, spec).items()}
     if len(set(map(tuple, parts.values()))) > 1:
         heads = " and ".join(f"{MIOU} {name}" for name in parts)
         each = "; ".join(f"{name} images have no pixel of {', '.join(names)}" for name, names in parts.items() if names)
         sentences.append(f"{heads} cannot be compared with each other: {each}; an absent class {counts}.")
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def images_with(matrices: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    """Count the images with labelled pixels of each class, by its name."""
+    shown = np.count_nonzero(matrices.sum(axis=2), axis=0)
+    return dict(zip(classes, shown.tolist(), strict=True))
 
 
 def evaluate_row(

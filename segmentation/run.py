@@ -133,7 +133,9 @@ def run_rows(request: Request, engine: Engine) -> list[Scored]:
         if not job.is_done:
             _run_one(request, engine, job)
     scored = collect(request.folder, common, request.data, request.absent)
-    write_comparisons(request.folder, compare(scored, request.data.test.spec, request.absent))
+    write_comparisons(
+        request.folder, compare(scored, request.data.test.spec, request.data.spec.classes, request.absent)
+    )
     return scored
 
 

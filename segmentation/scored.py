@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emma_core.comparisons import Comparison
+from emma_core.comparisons import Comparison, rare_in
 from emma_core.errors import ResultError
 from emma_core.files import read_bytes
 from emma_core.manifest import sha256
-from emma_core.metrics.bootstrap import bootstrap
+from emma_core.metrics.bootstrap import LEAST_IMAGES, bootstrap
 from emma_core.metrics.confusion import class_iou, mean_iou
 from emma_core.results import NAIVE_ROWS, RESULT, Result, read_result, read_results, write_result
 from emma_core.seen import seen_note
-from segmentation.evaluation import figures, notes
+from segmentation.evaluation import figures, images_with, notes
 from segmentation.labels import MIOU
 
 if TYPE_CHECKING:
@@ -108,27 +108,29 @@ def with_figures(result: Result, matrices: NDArray[np.int64], data: Segmentation
     return replace(result, values=figures(matrices, pairs, spec, absent), notes=said)
 
 
-def compare(scored: Sequence[Scored], spec: DatasetSpec, absent: Absent) -> list[Comparison]:
+def compare(scored: Sequence[Scored], pairs: DatasetSpec, classes: Sequence[str], absent: Absent) -> list[Comparison]:
     """Compare the mIoU of rows by a paired bootstrap over images: with each camera alone first, then with naive rules.
 
     Over several seeds it is the mean of their figures that is compared, over those seeds that both rows have; rows
-    without a common seed are not compared.
+    without a common seed are not compared. What is only told apart by classes that hardly any image shows is not.
 
     Args:
         scored: rows and seeds of one table.
-        spec: of the pairs.
+        pairs: what their sources are called.
+        classes: names, by id.
         absent: what an absent class counts.
     """
-    sources = (spec.visible_label, spec.infrared_label)
+    sources = (pairs.visible_label, pairs.infrared_label)
     rows: dict[str, dict[int | None, Scored]] = {}
     for each in scored:
         rows.setdefault(each.input, {})[each.result.seed] = each
-    pairs = [(row, source) for row in rows if row not in sources for source in sources]
-    pairs += [(row, naive) for row in rows if row not in {*sources, *NAIVE_ROWS} for naive in NAIVE_ROWS]
+    compared = [(row, source) for row in rows if row not in sources for source in sources]
+    compared += [(row, naive) for row in rows if row not in {*sources, *NAIVE_ROWS} for naive in NAIVE_ROWS]
     found = []
-    for ours, theirs in [(rows[row], rows[against]) for row, against in pairs if against in rows]:
+    for ours, theirs in [(rows[row], rows[against]) for row, against in compared if against in rows]:
         if seeds := [seed for seed in ours if seed in theirs]:
-            found.append(_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], absent))
+            row, against = ([runs[seed] for seed in seeds] for runs in (ours, theirs))
+            found.append(_difference(row, against, classes, absent))
     return found
 
 
@@ -177,19 +179,23 @@ def _scored_again(found: Scored, common: Result, data: SegmentationData, absent:
     return replace(found, result=result)
 
 
-def _difference(ours: Sequence[Scored], theirs: Sequence[Scored], absent: Absent) -> Comparison:
+def _difference(ours: Sequence[Scored], theirs: Sequence[Scored], classes: Sequence[str], absent: Absent) -> Comparison:
     """Compare two rows in mIoU [percentage points]."""
 
-    def figure(runs: Sequence[Scored], counts: NDArray[np.int64]) -> float:
-        drawn = [np.tensordot(counts, run.matrices, axes=1) for run in runs]
-        return float(np.mean([100 * mean_iou(class_iou(matrix), absent) for matrix in drawn]))
+    def figure(runs: Sequence[Scored], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        found = [class_iou(np.tensordot(counts, run.matrices, axes=1)) for run in runs]
+        means = [(mean_iou(iou, absent), mean_iou(iou[often], absent)) for iou in found]
+        mean: NDArray[np.float64] = 100 * np.mean(means, axis=0)
+        return mean
 
-    def difference(chosen: NDArray[np.int64]) -> float:
+    def difference(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         counts = np.bincount(chosen, minlength=images)
         return figure(ours, counts) - figure(theirs, counts)
 
     first, images = ours[0].result, len(ours[0].matrices)
-    (interval,) = bootstrap(difference, images)
+    shown = images_with(ours[0].matrices, classes)
+    often = np.array(list(shown.values())) >= LEAST_IMAGES
+    interval, others = bootstrap(difference, images)
     return Comparison(
         table_key=first.table_key,
         row=first.row,
@@ -202,4 +208,5 @@ def _difference(ours: Sequence[Scored], theirs: Sequence[Scored], absent: Absent
         unit="points",
         better="labels pixels better",
         worse="labels pixels worse",
+        rare=rare_in(interval, others, shown),
     )

@@ -266,6 +266,23 @@ def test_few_images_tell_nothing(tmp_path, count, told):
     assert found[0].difference == -100
 
 
+@pytest.mark.parametrize("cars_found", [0, 10])
+def test_a_mean_that_hangs_on_a_rare_class_is_not_claimed(tmp_path, cars_found):
+    """Nine images show a bus, which one row finds and the other does not; the cars of thirty both find, or nearly."""
+    box, none = np.array([[1.0, 1, 5, 5]]), (np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
+    truth = [ImageBoxes(9, 9, box, np.array([kind])) for kind in [2] * 9 + [0] * 30]
+    good = [(each, (box, np.ones(1), each.classes)) for each in truth]
+    bad = [(each, none) for each in truth[:9]] + good[9:29] + [(each, none) for each in truth[29:]] * (cars_found > 0)
+    bad += good[len(bad) :]
+    (found, *classes) = compare(
+        KEY, {"IR": {0: write(tmp_path, bad)}, "X": {0: write(tmp_path, good)}}, ["IR", "VI"], CLASSES
+    )
+    assert found.low > 0
+    assert found.sure == bool(cars_found)
+    assert found.rare == (() if cars_found else ("Bus (9)",))
+    assert [each.column for each in classes] == ["Car"] * (cars_found > 0)
+
+
 def test_classes_that_too_few_test_images_show_are_named():
     kinds = {f"{number}D": int(number < 3) for number in range(13)}
     notes = bench_of(kinds).notes

@@ -34,7 +34,7 @@ def row(name: str, seed: int, right: int) -> Scored:
 
 
 def differences(*scored: Scored) -> dict[tuple[str, str], float]:
-    return {(each.row, each.against): each.difference for each in compare(scored, PAIRS, "zero")}
+    return {(each.row, each.against): each.difference for each in compare(scored, PAIRS, ("road", "car"), "zero")}
 
 
 def test_only_seeds_that_both_rows_have_are_compared():
@@ -51,6 +51,27 @@ def test_methods_are_compared_with_naive_rules_after_the_cameras():
     fused = names[2:]
     cameras = [(name, camera) for name in fused for camera in ("VI", "IR")]
     assert found == cameras + [(name, naive) for name in fused[2:] for naive in ("mean", "max")]
+
+
+@pytest.mark.parametrize("others_differ", [False, True])
+def test_a_mean_that_hangs_on_a_rare_class_is_not_told_apart(others_differ):
+    """Of twenty images six show a bump, which one row labels and the other does not; the rest is the same."""
+    seen, car = np.diag([5, 5, 5, 0]), np.diag([5, 5, 0, 0])
+    missed, dull = seen[:, [0, 1, 3, 2]], car[:, [0, 3, 2, 1]]  # taken for a cone, which no image shows
+    ours = np.stack([seen] * 6 + [car] * 14)
+    theirs = np.stack([missed] * 6 + [dull if others_differ else car] * 14)
+    rows = [
+        Scored(replace(RESULT, row=name, count=20), each, Path(name) / "seed0")
+        for name, each in (("VI", theirs), ("EMMA", ours))
+    ]
+    (found,) = compare(rows, PAIRS, ("road", "car", "bump", "cone"), "zero")
+    assert found.low > 0
+    if others_differ:
+        assert (found.sure, found.rare) == (True, ())
+    else:
+        assert (found.sure, found.rare) == (False, ("bump (6)",))
+        assert found.sentence().startswith("EMMA and VI cannot be told apart: mIoU +")
+        assert found.sentence().endswith(", but not without bump (6), which fewer than 10 images show.")
 
 
 def data_of(classes: int) -> SimpleNamespace:

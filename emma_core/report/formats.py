@@ -194,7 +194,8 @@ def _difference(comparison: Comparison) -> str:
         return "-"
     value, low, high = comparison.texts
     mark = "**" if comparison.sure else ""
-    return f"{mark}{value}{mark} ({low} to {high})"
+    but = f", not without {', '.join(comparison.rare)}" if comparison.rare else ""
+    return f"{mark}{value}{mark} ({low} to {high}{_escape(but, _MARKDOWN)})"
 
 
 def _markdown_cells(row: TableRow, digits: Sequence[int]) -> list[str]:
