@@ -74,8 +74,9 @@ def refuse_difference(folder: Path, found: Mapping[str, Any], wanted: Mapping[st
     """
     for name, new in wanted.items():
         if found.get(name) != new:
+            old, now = (str(value)[:20] or "none" for value in (found.get(name), new))
             raise UsageError(
-                f"{folder}: holds a run of other settings ({name}: {str(found.get(name))[:20]}, now {str(new)[:20]}); "
+                f"{folder}: holds a run of other settings ({name}: {old}, now {now}); "
                 "remove it, or choose another folder with --runs"
             )
 

@@ -262,7 +262,7 @@ def unpickle_plain(path: Path, data: bytes) -> object:
             raise CheckpointError(
                 f"{path}: refused, because it holds more than plain tensors, and unpickling that could execute code"
             ) from None
-        raise CheckpointError(f"{path}: not a checkpoint; expected .safetensors or the authors' .pth") from None
+        raise CheckpointError(f"{path}: not a checkpoint; expected .safetensors, .pth or .pt") from None
     except Exception:  # whatever a damaged file provokes in the reader
         raise CheckpointError(f"{path}: damaged checkpoint, or none at all; copy or download it again") from None
 

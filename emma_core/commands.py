@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emma_core.benchmark_commands import benchmark
-from emma_core.errors import EmmaError, UsageError
+from emma_core.errors import DataError, EmmaError, UsageError
 from emma_core.options import (
     Device,
     DryRun,
@@ -30,6 +30,7 @@ from emma_core.options import (
     finish,
     named_folders,
     progress_bar,
+    refuse_same,
 )
 from emma_core.plugins import DEMOS, plugins
 from emma_core.reproduce_commands import reproduce
@@ -82,6 +83,10 @@ def fuse(
     from emma_core.fusers import load_fuser
     from emma_core.pairs import find_pairs
 
+    refuse_same({"--ir": infrared, "--vis": visible})
+    for path in (infrared, visible):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
     if infrared.is_dir() != visible.is_dir():
         raise UsageError("--ir and --vis must be two images or two folders; one is a folder, the other is not")
     if colour not in COLOURS:
@@ -171,7 +176,8 @@ def evaluate(
     from emma_core.rows import fused_rows, with_foreign
 
     pairs = find_dataset(name, root, infrared, visible, split, split_file).first(limit)
-    rows = with_foreign(fused_rows(pairs, runs, naive=False), pairs, named_folders("--fused-dir", fused_dir))
+    folders = named_folders("--fused-dir", fused_dir)
+    rows = with_foreign(fused_rows(pairs, runs, naive=False, needed=not folders), pairs, folders)
     if dry_run:
         typer.echo(
             f"Would score {len(pairs.pairs)} pairs of {pairs.dataset}: {', '.join(row_labels(pairs.spec, rows))}"

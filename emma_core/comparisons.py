@@ -81,8 +81,8 @@ class Comparison:
     def texts(self) -> tuple[str, str, str]:
         """The difference and the ends of its interval as they are printed, each with its sign."""
         # A zero that may as well be one has no sign of its own; what is surely below zero keeps it, however small.
-        value = f"{self.difference:+.{self.digits}f}" if self.sure else f"{self.difference:+z.{self.digits}f}"
-        return value, f"{self.low:+.{self.digits}f}", f"{self.high:+.{self.digits}f}"
+        form = f"+{'' if self.sure else 'z'}.{self.digits}f"
+        return f"{self.difference:{form}}", f"{self.low:{form}}", f"{self.high:{form}}"
 
     def sentence(self) -> str:
         """Say it for a reader: ``EMMA finds more objects than VI: +12.1 AP (95 % interval 8.0 to 16.3)``."""

@@ -119,7 +119,7 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
     return {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}
 
 
-def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+def from_dict(cls: type[Config], values: Mapping[str, Any], table: str = "") -> Config:
     """Make a configuration from plain values; what is not given keeps its default.
 
     Fields may be str, int, float, bool, a tuple of these, a choice (``Literal``), another configuration, or any
@@ -128,6 +128,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     Args:
         cls: the dataclass.
         values: by the names of its fields.
+        table: where they stand in a larger configuration, for messages: dotted, as in TOML.
 
     Returns:
         The configuration.
@@ -135,15 +136,16 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: an unknown or missing key, or a value of the wrong type; the message names it.
     """
+    place = f"{table}." if table else ""
     known = {entry.name: entry for entry in fields(cls) if entry.init}
     for key in values:
         if key not in known:
-            raise UsageError(f"{cls.__name__}: unknown key {key!r}; known: {', '.join(known)}")
+            raise UsageError(f"unknown key {place + key!r}; known: {', '.join(known)}")
     for name, entry in known.items():
         if name not in values and entry.default is MISSING and entry.default_factory is MISSING:
-            raise UsageError(f"{cls.__name__}: key {name!r} is missing")
+            raise UsageError(f"key {place + name!r} is missing")
     hints = get_type_hints(cls)
-    return cls(**{key: _convert(hints[key], value, f"{cls.__name__}.{key}") for key, value in values.items()})
+    return cls(**{key: _convert(hints[key], value, place + key) for key, value in values.items()})
 
 
 def read_toml(path: Path, cls: type[Config]) -> Config:
@@ -202,7 +204,7 @@ def _convert(hint: Any, value: object, name: str) -> Any:  # noqa: ANN401 - a ty
             return tuple(_convert(hint, item, name) for hint, item in zip(hints, value, strict=True))
     elif is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
-            return from_dict(hint, value)
+            return from_dict(hint, value, name)
     elif hint is float and type(value) is int:
         return float(value)
     elif type(value) is hint:
@@ -220,6 +222,8 @@ def _convert_any(hint: object, choices: tuple[Any, ...], value: object, name: st
 
 
 def _spell(hint: object) -> str:
+    if is_dataclass(hint):
+        return "a table"
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 

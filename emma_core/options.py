@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -78,6 +78,7 @@ def find_dataset(
     if infrared is not None and visible is not None:
         if root is not None:
             raise UsageError("Give either --root, or --ir and --vis")
+        refuse_same({"--ir": infrared, "--vis": visible})
         spec = folder_spec(name, infrared, visible)
         folder = infrared.resolve()
         root = next((place for place in folder.parents if SPLIT_FIELD not in str(place)), folder)
@@ -86,6 +87,20 @@ def find_dataset(
     if root is None:
         raise UsageError(f"Where is {spec.name}? Add --root DIR. Where to get it: emma-tasks datasets {spec.name}")
     return find_pairs(spec, root, split=split, split_file=split_file)
+
+
+def refuse_same(sides: Mapping[str, Path]) -> None:
+    """Refuse one file or folder for both sides of a pair: fused with itself, every figure of it would mean nothing.
+
+    Args:
+        sides: what two options were given.
+
+    Raises:
+        UsageError: it is the same.
+    """
+    (first, one), (second, other) = sides.items()
+    if one.resolve() == other.resolve():
+        raise UsageError(f"{first} and {second} are both {one}; expected one of each camera or scanner")
 
 
 def named_folders(option: str, texts: list[str] | None) -> list[tuple[str, Path]]:

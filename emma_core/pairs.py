@@ -356,7 +356,9 @@ def _nothing_found(spec: DatasetSpec, root: Path, split: str | None) -> str:
     where = f". Where to get it: emma-tasks datasets {spec.name}" if declared(spec.name) else ""  # or it is one's own
     if not root.is_dir():
         return f"{spec.name}: {root} is not a folder{where}"
-    expected = " or ".join(
-        f"{infrared} + {visible}" for part in spec.chosen(split) for infrared, visible in part.folders
-    )
+    candidates = [folders for part in spec.chosen(split) for folders in part.folders]
+    if len(candidates) == 1 and not where:
+        lost = [folder for folder in candidates[0] if not _resolve(root, folder)]
+        return f"{spec.name}: no such folder: {' and '.join(lost)}"
+    expected = " or ".join(f"{infrared} + {visible}" for infrared, visible in candidates)
     return f"{spec.name}: no pair of folders under {root} (expected {expected}){where}"

@@ -106,30 +106,31 @@ def chosen_rows(
     everything = not (infrared or visible or fused)
     wanted = (infrared or everything, visible or everything)
     sources = [row for row, asked in zip(source_rows(pairs), wanted, strict=True) if asked]
-    ours = fused_rows(pairs, runs) if fused or everything else ()
+    ours = fused_rows(pairs, runs, needed=fused or not folders) if fused or everything else ()
     if not ours and (fused or (everything and not folders)):
         place, command = fused_folder(runs, pairs.dataset, ""), fuse_command(pairs, "EMMA", *_into(runs))
         raise DataError(f"No fused {pairs.dataset} images under {place}. Make them with: {command}")
     return (*sources, *with_foreign(ours, pairs, folders, every_pair=True))
 
 
-def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[InputRow, ...]:
+def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True, needed: bool = True) -> tuple[InputRow, ...]:
     """Find the rows of ``fuse-dataset``.
 
-    A folder that lacks images is left out, and named on stderr, as long as another one is whole.
+    A folder that lacks images is left out, and named on stderr, as long as another one is whole or none is needed.
 
     Args:
         pairs: the pairs that every row must cover.
         runs: where ``fuse-dataset`` left its folders.
         naive: whether to take those of naive rules. A table that computes these rules itself does not: its rows
             must not depend on whether their images were made for a detector.
+        needed: whether there is nothing to do without them.
 
     Returns:
         The rows; none if nothing was fused yet.
 
     Raises:
         UsageError: a row has the name of a source, or of a naive rule that it was not fused by.
-        DataError: every folder lacks images; the message names the command that makes them.
+        DataError: every folder lacks images, and some are needed; the message names the command that makes them.
         ManifestError: a folder has a damaged manifest.
     """
     place = fused_folder(runs, pairs.dataset, "")
@@ -138,7 +139,7 @@ def fused_rows(pairs: PairSet, runs: Path, *, naive: bool = True) -> tuple[Input
     for folder in ours:
         if _is_fixed(folder.name) and folder.name not in NAIVE_ROWS:
             raise UsageError(f"{folder}: {folder.name!r} is the name of a fixed row; fuse again with another --name")
-    return _whole_rows(ours, pairs)
+    return _whole_rows(ours, pairs, needed=needed)
 
 
 def with_foreign(
@@ -209,7 +210,7 @@ class _IncompleteError(DataError):
     """A folder of ``fuse-dataset`` lacks images; its text names the command that makes them."""
 
 
-def _whole_rows(folders: Sequence[Path], pairs: PairSet) -> tuple[InputRow, ...]:
+def _whole_rows(folders: Sequence[Path], pairs: PairSet, *, needed: bool) -> tuple[InputRow, ...]:
     """Take the folders that have all images; nobody asked for the others by name, so they do not stop the rest."""
     rows: list[InputRow] = []
     incomplete: list[_IncompleteError] = []
@@ -218,7 +219,7 @@ def _whole_rows(folders: Sequence[Path], pairs: PairSet) -> tuple[InputRow, ...]
             rows.append(_own_row(folder, pairs))
         except _IncompleteError as error:
             incomplete.append(error)
-    if incomplete and not rows:
+    if incomplete and needed and not rows:
         raise incomplete[0]
     for fault in incomplete:
         typer.echo(f"No row for {fault}", err=True)

@@ -24,6 +24,7 @@ from emma_core.options import (
     finish,
     named_folders,
     progress_bar,
+    refuse_same,
 )
 
 if TYPE_CHECKING:
@@ -87,10 +88,12 @@ def medical(
     """
     from emma_core.fuse_dataset import fused_folder
     from emma_core.fusers import fusion_method, load_fuser
+    from emma_core.results import NAIVE_ROWS
     from emma_core.rows import refuse_fixed_name, with_foreign
     from emma_core.text import is_plain_name
 
-    refuse_fixed_name("--method", fusion_method(method).name)
+    if fusion_method(method).name in NAIVE_ROWS:
+        raise UsageError(f"--method {method}: every medical table has the rows {' and '.join(NAIVE_ROWS)} already")
     name = name or fusion_method(method).name
     if not is_plain_name(name):
         raise UsageError(f"--name {name!r}: expected a name without folders")
@@ -135,6 +138,7 @@ def _own_scans(
         return None
     if mri is None or other is None or not modality:
         raise UsageError("--mri DIR, --other DIR and --modality CT|PET|SPECT|NAME go together")
+    refuse_same({"--mri": mri, "--other": other})
     modality = {known.lower(): known for known in MODALITIES}.get(modality.lower(), modality)
     return OwnScans(
         dataset or f"MRI-{modality}",

@@ -30,6 +30,9 @@ SIDES: tuple[SideName, SideName] = ("MRI", "other")
 _SAME_PLACE = 0.1
 """Pixels of two scans are at one place if they are less far apart [mm]; files round what they declare."""
 
+_DECLARED = {"MRI": "MR", "CT": "CT", "PET": "PT", "SPECT": "NM"}
+"""What DICOM calls the modalities of the tables (PS3.3 C.7.3.1.1.1)."""
+
 _SHOWN = {
     "given": "in the window asked for",
     "file": "in the window of the file",
@@ -84,6 +87,7 @@ def convert_scans(
     folders: Mapping[SideName, Path],
     windows: Mapping[SideName, Window | None],
     target: Path,
+    modality: str = "",
     on_file: Callable[[], None] = lambda: None,
 ) -> Converted:
     """Write equally named scans of two folders as pairs of PNG files; a volume gives its axial slices.
@@ -95,6 +99,7 @@ def convert_scans(
         folders: where the scans of each side are.
         windows: in which to show them; None for that of each file.
         target: folder for the PNG files, ``MRI/0001.png`` and ``other/0001.png`` on.
+        modality: what the other scans are taken for.
         on_file: called after each pair of files, for a progress bar.
 
     Returns:
@@ -112,7 +117,7 @@ def convert_scans(
     with locked(target):
         for number, (stem, files) in enumerate(matched.items(), 1):
             try:
-                scans = _read_pair(files, windows)
+                scans = _read_pair(files, windows, modality)
             except DataError as error:
                 faults.append(Fault("", stem, str(error)))
             else:
@@ -138,7 +143,8 @@ def convert_scans(
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected scans or images, named alike for both scans")
+        found = "a file" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {found}; expected a folder of scans or images, named alike for both scans")
     return sorted(folder.iterdir())
 
 
@@ -151,9 +157,19 @@ def _unusable(files: Mapping[SideName, Sequence[Path]], folders: Mapping[SideNam
     return None
 
 
-def _read_pair(files: Mapping[SideName, Path], windows: Mapping[SideName, Window | None]) -> dict[SideName, Scan]:
-    """Read the scans of both sides, and refuse them where their slices do not lie on each other."""
+def _read_pair(
+    files: Mapping[SideName, Path], windows: Mapping[SideName, Window | None], modality: str
+) -> dict[SideName, Scan]:
+    """Read the scans of both sides, and refuse those of other modalities, or that do not lie on each other."""
     scans = {side: read_scan(files[side], windows[side]) for side in SIDES}
+    taken_for: dict[SideName, str] = {"MRI": "MRI", "other": modality}
+    for side in SIDES:
+        found, expected = scans[side].modality, _DECLARED.get(taken_for[side])
+        if expected and found != expected and found in _DECLARED.values():
+            raise DataError(
+                f"the file of --{side.lower()} says that it is {found}, expected {expected}; are the folders swapped, "
+                "or is --modality another?"
+            )
     mri, other = scans["MRI"], scans["other"]
     sizes = [f"{len(scan.images)} x {scan.images[0].shape[1]} x {scan.images[0].shape[0]}" for scan in (mri, other)]
     if sizes[0] != sizes[1]:

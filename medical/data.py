@@ -120,7 +120,7 @@ def own_pairs(
         if any(own.windows.values()):
             raise UsageError("--window and --mri-window are for DICOM and NIfTI files; the folders hold none")
         return Ready(_own_pairs(spec, own.folders, split_file))
-    converted = convert_scans(own.folders, own.windows, own.converted(runs), on_file)
+    converted = convert_scans(own.folders, own.windows, own.converted(runs), own.modality, on_file)
     pairs = _own_pairs(_spec(own, converted.folders), converted.folders, split_file)
     return Ready(pairs, converted.notes, converted.faults)
 

@@ -29,18 +29,22 @@ def read_dicom(path: Path, window: Window | None) -> Scan:
     """Read one DICOM file; arguments and errors as for :func:`medical.scans.read_scan`."""
     dataset = reader("pydicom").dcmread(path)
     _refuse(dataset)
-    stored, place = _pixels(dataset), _affine(dataset)
+    declared: dict[str, Any] = {
+        "affine": _affine(dataset),
+        "modality": str(dataset.get("Modality", "")).strip().upper(),
+    }
+    stored = _pixels(dataset)
     photometry = str(dataset.PhotometricInterpretation)
     if photometry == "PALETTE COLOR":
-        return Scan(_slices(_palette(stored, dataset), 3), "DICOM", "stored", affine=place)
+        return Scan(_slices(_palette(stored, dataset), 3), "DICOM", "stored", **declared)
     if photometry in _COLOUR:
-        return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored", affine=place)
+        return Scan(_slices(_to_unit(stored, int(dataset.BitsStored)), 3), "DICOM", "stored", **declared)
     values = reader("pydicom.pixels").apply_modality_lut(stored, dataset).astype(np.float32)
     refuse_unusable(values, "pixels")
     padding = _padding(stored, dataset)
     shown, used, grey = _windowed(values, dataset, window, padding)
     grey = np.where(padding, np.float32(0), 1 - grey if photometry == "MONOCHROME1" else grey)
-    return Scan(_slices(grey, 2), "DICOM", shown, used, place)
+    return Scan(_slices(grey, 2), "DICOM", shown, used, **declared)
 
 
 def _refuse(dataset: Any) -> None:  # noqa: ANN401 - a data set of pydicom

@@ -63,6 +63,7 @@ class Scan:
         affine: from (column, row, slice) to millimetres, (4, 4), where the file declares it: of a volume as it is
             stored in the axes right, anterior, superior, of a DICOM slice as it is shown. Scans of one format lie on
             each other where these agree.
+        modality: what made it, where a DICOM file says so: ``MR``, ``CT``, ``PT``, ``NM``, ...
     """
 
     images: tuple[FloatImage, ...]
@@ -70,6 +71,7 @@ class Scan:
     shown: Shown
     window: Window | None = None
     affine: NDArray[np.float64] | None = None
+    modality: str = ""
 
 
 def parse_window(option: str, text: str | None) -> Window | None:

@@ -22,9 +22,9 @@ PLACED = {
 """Where a slice lies, as a DICOM file says it: rows are 0.5 mm apart, columns 0.75 mm."""
 
 
-def convert(tmp_path, windows=(None, None)):
+def convert(tmp_path, windows=(None, None), modality=""):
     folders = {"MRI": tmp_path / "mri", "other": tmp_path / "ct"}
-    return convert_scans(folders, dict(zip(folders, windows, strict=True)), tmp_path / "out")
+    return convert_scans(folders, dict(zip(folders, windows, strict=True)), tmp_path / "out", modality)
 
 
 @pytest.fixture
@@ -37,6 +37,29 @@ def two(tmp_path):
 def pair_of_volumes(folder, mri, ct, name="head", affines=(None, None)):
     nibabel.save(volume(mri, affines[0]), folder / "mri" / f"{name}.nii.gz")
     nibabel.save(volume(ct, affines[1]), folder / "ct" / f"{name}.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("declared", "modality", "said"),
+    [
+        (("MR", "CT"), "CT", ""),
+        (("MR", "PT"), "PET", ""),
+        (("MR", "OT"), "PET", ""),  # says nothing
+        ((None, None), "CT", ""),
+        (("MR", "MR"), "FLAIR", ""),  # a name of one's own
+        (("CT", "MR"), "CT", "the file of --mri says that it is CT, expected MR; are the folders swapped, or is"),
+        (("MR", "CT"), "SPECT", "the file of --other says that it is CT, expected NM; are the folders swapped, or is"),
+    ],
+)
+def test_a_scan_of_another_modality_is_refused(two, declared, modality, said):
+    """Swapped, the figures of either scan would stand in the column of the other."""
+    for side, kind in zip(("mri", "ct"), declared, strict=True):
+        save(two / side / "a.dcm", dicom(**({"Modality": kind} if kind else {})))
+    if said:
+        with pytest.raises(DataError, match=said):
+            convert(two, modality=modality)
+    else:
+        assert convert(two, modality=modality).faults == ()
 
 
 def test_conversion_numbers_files_and_slices_and_says_what_it_did(two):

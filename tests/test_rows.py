@@ -163,3 +163,41 @@ def test_the_command_named_fuses_what_was_asked_for_and_no_more(tmp_path, asked,
     assert emma(*shlex.split(command), cwd=tmp_path).returncode == 0, command
     folder = fused_folder(tmp_path / "runs", "MSRS", "wavelet")
     assert sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.png")) == made
+
+
+def test_rows_made_elsewhere_need_none_of_ours(place, tmp_path):
+    """A trial of one pair, fused here, does not keep anybody from scoring images of another tool."""
+    begun = emma("fuse-dataset", "TNO", "--root", "TNO", "--limit", "1", "--runs", tmp_path, cwd=place)
+    assert begun.returncode == 0, begun.stderr
+    asked = ["evaluate", "TNO", "--root", "TNO", "--runs", tmp_path]
+    refused = emma(*asked, cwd=place)
+    assert (refused.returncode, "1 of 2 fused images are missing" in refused.stderr) == (1, True)
+    scored = emma(*asked, "--fused-dir", "Theirs=theirs", cwd=place)
+    assert scored.returncode == 0, scored.stderr
+    assert "No row for" in scored.stderr
+    pairs, folders = find_pairs(TNO, place / "TNO"), [("Theirs", place / "theirs")]
+    assert [row.name for row in chosen_rows(pairs, tmp_path, folders=folders)] == ["IR", "VI", "Theirs"]
+    with pytest.raises(DataError, match="fused images are missing"):  # asked for
+        chosen_rows(pairs, tmp_path, fused=True, folders=folders)
+    lost = emma(*asked, "--fused-dir", "Theirs=nowhere", cwd=place)
+    assert (lost.returncode, "Theirs=nowhere: no such folder" in lost.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["fuse", "--ir", "TNO/ir", "--vis", "TNO/../TNO/ir", "--out", "x"],
+            "--ir and --vis are both TNO/ir",
+        ),
+        (["fuse-dataset", "x", "--ir", "TNO/ir", "--vis", "TNO/ir"], "--ir and --vis are both TNO/ir"),
+        (["medical", "--mri", "TNO", "--other", "TNO", "--modality", "CT"], "--mri and --other are both TNO"),
+        (["fuse", "--ir", "TNO/ir", "--vis", "nowhere", "--out", "x"], "nowhere: no such file or folder"),
+        (["fuse-dataset", "x", "--ir", "nowhere", "--vis", "TNO/ir"], "x: no such folder: "),
+    ],
+)
+def test_a_mistyped_folder_is_told(place, tmp_path, command, said):
+    """One folder given for both sides would be fused with itself, and every figure of it would mean nothing."""
+    run = emma(*command, *(["--runs", tmp_path] if "--out" not in command else []), cwd=place)
+    assert (run.returncode in {1, 2}, run.stderr.startswith(f"Error: {said}")) == (True, True), run.stderr
+    assert tree(tmp_path) == {}

@@ -82,7 +82,7 @@ def test_a_label_set_of_ones_own(root, tmp_path):
     with pytest.raises(UsageError, match="MSRS is a known label set"):
         label_set(str(tmp_path / "taken.toml"))
     (tmp_path / "odd.toml").write_text('name = "odd"\ncolours = 3\n')
-    with pytest.raises(UsageError, match=r"odd\.toml: SegmentationSpec: unknown key 'colours'"):
+    with pytest.raises(UsageError, match=r"odd\.toml: unknown key 'colours'"):
         label_set(str(tmp_path / "odd.toml"))
 
 
