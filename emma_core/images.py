@@ -32,7 +32,8 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _MIN_IS_WHITE = 0  # value of the latter
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, which Pillow does not read to its end
 _TEMPORARY = ".emma-"
-_NARROW = 1 / 8  # of the range; cameras of 14 bits seldom use more of their quarter
+_NARROW = 1 / 4  # of the range: all that a camera of 14 bits has
+_ROUNDED = 1e-3  # [8-bit levels] that float32 may be off; those of 16 bits are 1/257 of one apart
 
 
 def read_image(path: Path) -> FloatImage:
@@ -75,13 +76,15 @@ def read_grey(path: Path) -> FloatImage:
 
 
 def narrow_range(image: FloatImage) -> float | None:
-    """Return the share of [0, 1] that an image of a 16-bit file uses, if that is so small that it is nearly flat.
+    """Return the share of [0, 1] that an image of a 16-bit file uses, if that is no more than 14 bits have.
 
-    Cameras of 12 or 14 bits write such files. More than 256 levels tell them from 8-bit images of dark scenes.
+    Cameras of 12 or 14 bits write such files. Values that 8 bits do not have tell them from images of dark scenes.
     """
     used = float(image.max() - image.min())
-    # Most images end here; to sort their values would take longer than to fuse them by a simple rule.
-    return used if used < _NARROW and np.unique(image).size > 256 else None
+    if used >= _NARROW:
+        return None
+    levels = image * 255
+    return used if np.abs(levels - np.rint(levels)).max() > _ROUNDED else None
 
 
 def luma(image: FloatImage) -> FloatImage:

@@ -178,7 +178,7 @@ def refuse_faults(dataset: str, faults: Sequence[Fault], lists: str) -> None:
 
 
 class SayIfFlat:
-    """Tells, once and as soon as it is seen, of a source that shows next to nothing as it is read."""
+    """Tells, once and as soon as it is seen, of a source that uses little of its range as it is read."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -196,7 +196,7 @@ class SayIfFlat:
         if first:
             sys.stderr.write(  # looked up now: a progress bar puts lines above itself that go this way
                 f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is "
-                "nearly flat. Stretch such images to the full range first\n"
+                "dark or flat. Stretch such images to the full range first\n"
             )
 
     def say_of_others(self) -> None:

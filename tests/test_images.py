@@ -308,7 +308,10 @@ def test_a_jpeg_with_a_preview_after_it_is_its_first_frame(tmp_path):
         (0, 4095, np.uint16, True),
         (0, 65535, np.uint16, False),
         (3, 12, np.uint8, False),  # a dark scene
-        (700, 740, np.uint16, False),  # too few levels to tell it from one
+        (700, 740, np.uint16, True),
+        (0, 16383, np.uint16, True),
+        (0, 20000, np.uint16, False),
+        (20, 80, np.uint8, False),
     ],
 )
 def test_16_bit_images_that_use_little_of_their_range_are_told(tmp_path, low, high, dtype, narrow):
