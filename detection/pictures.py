@@ -110,7 +110,8 @@ def _examples(bench: Bench, alone: Sequence[DrawnRow], row: DrawnRow, place: Pat
             key = bench.test.pairs[number].key
             caption = (
                 f"{key}: largest {kind} of {name}, hits minus false alarms {gains[number]:+d} against the better of "
-                f"{' and '.join(each.name for each in alone)}. {_LEGEND}"
+                f"{' and '.join(each.name for each in alone)}, each row at the confidence of its best mean F1: "
+                f"{_confidences([*alone, row])}. {_LEGEND}"
             )
             picture = TaskPicture(f"{name}-{kind}.png", caption, _group(row), wide=True)
             figure = example_figure(key, bench.annotations.images[key], [*alone, row], number, bench.classes)
@@ -221,9 +222,12 @@ def confusion_figure(bench: Bench, rows: Sequence[DrawnRow]) -> Figure:
     return figure
 
 
+def _confidences(rows: Sequence[DrawnRow]) -> str:
+    return ", ".join(f"{row.name} {row.confidence:.2f}" for row in rows)
+
+
 def _confusion_caption(rows: Sequence[DrawnRow]) -> str:
-    confidences = ", ".join(f"{row.name} {row.confidence:.2f}" for row in rows)
     return (
         "Objects that are there (rows) and what they were found as (columns) at IoU 0.5, first seed, at the confidence "
-        f"of the best mean F1: {confidences}. The last row counts false alarms, the last column what was missed."
+        f"of the best mean F1: {_confidences(rows)}. The last row counts false alarms, the last column what was missed."
     )
