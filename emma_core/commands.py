@@ -83,10 +83,10 @@ def fuse(
     from emma_core.fusers import load_fuser
     from emma_core.pairs import find_pairs
 
-    refuse_same({"--ir": infrared, "--vis": visible})
     for path in (infrared, visible):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
+    refuse_same({"--ir": infrared, "--vis": visible})
     if infrared.is_dir() != visible.is_dir():
         raise UsageError("--ir and --vis must be two images or two folders; one is a folder, the other is not")
     if colour not in COLOURS:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = SensingConfig(channels=(2, 3))
 
 REFUSED = (
-    r"\A[^\n]+: [^\n]*(copy or download it again|expected \.safetensors or the authors' \.pth"
+    r"\A[^\n]+: [^\n]*(copy or download it again|expected \.safetensors, \.pth or \.pt"
     r"|no checkpoint of this tool|this version reads 1|could execute code)\Z"
 )
 """One line: the file, what is wrong with it, and what to do or what was expected."""

@@ -116,7 +116,8 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(root, folder):
 
 
 def test_images_in_other_colours_are_not_taken_for_those_asked_for(root, tmp_path):
-    folders = ["--ir", root / "vi", "--vis", root / "vi", "--out", tmp_path / "out", "--method", "max"]
+    shutil.copytree(root / "vi", tmp_path / "pet")  # both have colours
+    folders = ["--ir", tmp_path / "pet", "--vis", root / "vi", "--out", tmp_path / "out", "--method", "max"]
     assert emma("fuse", *folders).returncode == 0
     outcome = emma("fuse", *folders, "--colour", "ir")
     assert outcome.returncode == 1

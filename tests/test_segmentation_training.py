@@ -122,7 +122,7 @@ def test_values_are_changed_one_by_one():
     training = changed(RECIPES["paper"], {"schedule": {"epochs": 500}, "size": [256, 320]})
     assert (training.schedule.epochs, training.schedule.batch, training.size) == (500, 8, (256, 320))
     for change, match in [
-        ({"schedule": {"epoch": 5}}, "unknown key 'epoch'"),
+        ({"schedule": {"epoch": 5}}, "unknown key 'schedule.epoch'"),
         ({"schedule": {"batch": 1}}, "batch normalisation needs at least 2"),
         ({"schedule": {"epochs": 18}}, "18 epochs leave none"),
         ({"size": [250, 320]}, "250 pixels, expected a multiple of 16"),

@@ -118,7 +118,7 @@ def test_values_are_overridden_one_by_one():
     changed = override(FUSER, {"loss": {"equivariance": 7}, "schedule": {"steps": 5}})
     assert changed.loss == replace(FUSER.loss, equivariance=7.0)
     assert changed.schedule == replace(SHORT, steps=5)
-    with pytest.raises(UsageError, match=r"unknown key 'equivarience'"):
+    with pytest.raises(UsageError, match=r"unknown key 'loss\.equivarience'"):
         override(FUSER, {"loss": {"equivarience": 7}})
 
 
