@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from detection.recipes import DetectorRecipe  # noqa: TC001 - read_toml looks at the types of the fields
 from emma_core.config import read_toml, to_dict
@@ -31,6 +31,7 @@ class RunConfig:
         architecture: SHA-256 of the network's description; ``recipe.model`` may be a file that changes.
         start: SHA-256 of the weights to begin with, or empty.
         recipe: how to train.
+        precision: in which the network computes meanwhile.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class RunConfig:
     architecture: str
     start: str
     recipe: DetectorRecipe
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 def refuse_others(folder: Path, wanted: Mapping[Path, RunConfig]) -> dict[Path, RunConfig]:

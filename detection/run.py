@@ -10,7 +10,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from detection import scoring
 from detection.claims import CONFIG, RunConfig, refuse_difference, refuse_others
@@ -28,6 +28,7 @@ from detection.yolo import (
     load_detector,
     matching_tensors,
     train_detector,
+    training_precision,
 )
 from emma_core.config import to_dict, write_toml
 from emma_core.errors import UsageError
@@ -35,6 +36,7 @@ from emma_core.manifest import locked, sha256
 from emma_core.options import progress_bar
 from emma_core.results import read_results, result_folder
 from emma_core.runtime import environment
+from emma_core.training_log import LOG, logged_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +71,7 @@ class TrainingSetup:
 
     def identity(self, bench: Bench) -> dict[str, Any]:
         """Return what must agree between rows that are compared."""
-        return {
+        found = {
             "recipe": self.name,
             "recipe_hash": sha256(repr(sorted(to_dict(self.recipe).items())).encode()),
             "model": self.recipe.model,
@@ -81,6 +83,12 @@ class TrainingSetup:
             "sources": bench.sources_hash,
             "architecture": self.architecture,
         }
+        return found if self.precision == "fp32" else {**found, "precision": self.precision}
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """In which the network computes while it is trained."""
+        return training_precision(self.device)
 
     @cached_property
     def architecture(self) -> str:
@@ -100,6 +108,7 @@ class TrainingSetup:
             architecture=self.architecture,
             start=self.start.sha256 if self.start else "",
             recipe=self.recipe,
+            precision=self.precision,
         )
 
 
@@ -135,6 +144,7 @@ def train_rows(bench: Bench, rows: Sequence[InputRow], setup: TrainingSetup, run
             spent = _train_row(bench, run.row, setup, seed, place) if unfinished(place) else _spent(place)
             scored.append(table.score(place, run.row, images, seed, spent))
             shutil.rmtree(place / WORK, ignore_errors=True)  # served to go on, and holds pickles
+    configs = refuse_others(table.path, configs)  # again: another command may have trained other rows meanwhile
     for path, earlier in read_results(table.path).items():
         place = path.parent
         if place in configs and place not in wanted and not unfinished(place):
@@ -237,16 +247,19 @@ def _spent(place: Path) -> Spent:
 
 def _train_row(bench: Bench, row: InputRow, setup: TrainingSetup, seed: int, folder: Path) -> Spent:
     """Train a row with one seed, unless its weights are there, and find what there is in its test images."""
-    begun = time.perf_counter()
+    trained_on = environment(setup.device, "ultralytics")
     if (folder / WORK).exists() or not (folder / WEIGHTS).exists():
         network = build_network(setup.recipe, len(bench.classes), seed)
         start: Mapping[str, torch.Tensor] = matching_tensors(network, setup.start)[0] if setup.start else {}
         train, val = (_labelled(bench, row, keys) for keys in (bench.split.train, bench.split.val))
         title = f"{row.name}, seed {seed}"
         train_detector(TrainingTask(title, setup.recipe, seed, bench.classes, train, val, start, folder, setup.device))
+    elif done := read_results(folder):  # only what it finds was lost
+        trained_on = next(iter(done.values())).environment
+    begun = time.perf_counter()
     detector = load_detector(read_weights(folder / WEIGHTS), None, setup.device)
     _predict(bench, row, detector, folder / PREDICTIONS)
-    return Spent(time.perf_counter() - begun, environment(setup.device, "ultralytics"))
+    return Spent(logged_seconds(folder / LOG) + time.perf_counter() - begun, trained_on)
 
 
 def _evaluate_row(table: TableFolder, row: InputRow, detector: Detector, place: Path, device: torch.device) -> Scored:

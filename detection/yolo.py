@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -393,6 +393,11 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self._log.step(self.epoch + 1, {**losses, **chosen, "rate": self.optimizer.param_groups[0]["lr"]})
 
 
+def training_precision(device: torch.device) -> Literal["fp32", "bf16"]:
+    """Say in which number format a detector is trained: bfloat16 on a GPU that has it."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
 def _arguments(task: TrainingTask) -> dict[str, Any]:
     recipe = task.recipe
     cuda = task.device.type == "cuda"
@@ -423,7 +428,7 @@ def _arguments(task: TrainingTask) -> dict[str, Any]:
         "val": recipe.validate,
         "seed": task.seed,
         "device": str(task.device.index or 0) if cuda else task.device.type,
-        "amp": "bf16" if cuda and torch.cuda.is_bf16_supported() else False,
+        "amp": "bf16" if training_precision(task.device) == "bf16" else False,
         "augmentations": [],
         "plots": False,
         "verbose": False,

@@ -78,6 +78,11 @@ class Comparison:
         return not self.rare and (self.low > 0 or self.high < 0)
 
     @property
+    def exception(self) -> str:
+        """What an interval that leaves out zero hangs on, as it stands behind the interval; mostly nothing."""
+        return f", but not without {', '.join(self.rare)}" if self.rare else ""
+
+    @property
     def texts(self) -> tuple[str, str, str]:
         """The difference and the ends of its interval as they are printed, each with its sign."""
         # A zero that may as well be one has no sign of its own; what is surely below zero keeps it, however small.
@@ -93,7 +98,7 @@ class Comparison:
         value, low, high = self.texts
         figures = f"{self.column} {value}{unit} (95 % interval {low} to {high}, {counted(self.images, 'image')})"
         if self.rare:
-            figures += f", but not without {', '.join(self.rare)}, which fewer than {LEAST_IMAGES} images show"
+            figures += f"{self.exception}, which fewer than {LEAST_IMAGES} images show"
         if not self.sure:
             return f"{self.row} and {self.against} cannot be told apart: {figures}."
         return f"{self.row} {self.better if self.low > 0 else self.worse} than {self.against}: {figures}."

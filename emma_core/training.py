@@ -184,7 +184,7 @@ def train(
                     _validate(stage, folder, progress, log)
                 late = time.perf_counter() - saved > policy.seconds
                 if checked or late or (policy.steps and _due(progress.step, stage.steps, policy.steps)):
-                    _save(stage, folder, progress)
+                    _save(stage, folder, engine, progress)
                     saved = time.perf_counter()
         engine.wait()
     return progress
@@ -234,9 +234,10 @@ def _validate(stage: Stage, folder: Path, progress: Progress, log: TrainingLog) 
         stage.save(folder / BEST, about)
 
 
-def _save(stage: Stage, folder: Path, progress: Progress) -> None:
+def _save(stage: Stage, folder: Path, engine: Engine, progress: Progress) -> None:
     state = {
         "progress": asdict(progress),
+        "processes": engine.world,
         "module": stage.module.state_dict(),
         "optimizer": stage.optimizer.state_dict(),
     }
@@ -257,6 +258,11 @@ def _opened(stage: Stage, folder: Path, engine: Engine) -> Iterator[Progress]:
         progress = Progress()
         if (folder / STATE).exists():
             state = load_state(folder / STATE)
+            if (before := state.get("processes", engine.world)) != engine.world:
+                raise TrainingError(
+                    f"{folder}: was begun with --num_processes {before}, now {engine.world}: its steps would see other "
+                    "images; go on with as many as before, or choose another folder"
+                )
             restore(stage.module, stage.optimizer, state)
             progress = Progress(**state["progress"])
         yield progress

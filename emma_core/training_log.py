@@ -44,6 +44,7 @@ class TrainingLog:
         self._unit = unit
         self._stack = ExitStack()
         self._said = self._begun = time.perf_counter()
+        self._before = 0.0
 
     def __enter__(self) -> Self:
         """Cut the log back, and open it."""
@@ -51,6 +52,7 @@ class TrainingLog:
 
         path = self._folder / LOG
         _rewind(path, self._first)
+        self._before = logged_seconds(path)
         self._stream = self._stack.enter_context(path.open("a", encoding="utf-8"))
         self._stack.callback(setattr, threading, "excepthook", threading.excepthook)
         threading.excepthook = _leave_to_the_caller
@@ -63,7 +65,7 @@ class TrainingLog:
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of a step."""
-        self._write({"step": step, **values, "seconds": round(time.perf_counter() - self._begun, 3)})
+        self._write({"step": step, **values, "seconds": round(self._before + time.perf_counter() - self._begun, 3)})
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
@@ -139,6 +141,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 break
             lines.append(line)
     return lines
+
+
+def logged_seconds(path: Path) -> float:
+    """Return how long the steps took that a ``log.jsonl`` tells of, however often the run was stopped [s]."""
+    told = [line.get("seconds") for line in read_log(path)]
+    return max((float(value) for value in told if isinstance(value, int | float)), default=0.0)
 
 
 def _leave_to_the_caller(raised: threading.ExceptHookArgs) -> None:

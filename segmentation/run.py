@@ -25,6 +25,7 @@ from emma_core.options import progress_bar
 from emma_core.results import Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment
 from emma_core.training import LAST, STATE, SavePolicy, train
+from emma_core.training_log import LOG, logged_seconds
 from segmentation.augment import VARIATION
 from segmentation.data import RowImages, Samples, images_hash
 from segmentation.evaluation import columns, evaluate_row
@@ -165,20 +166,21 @@ def _common(request: Request, engine: Engine) -> Result:
     return replace(
         blank_result(data.test, TASK, data.spec.title, columns(data.spec)),
         dataset=data.dataset,
-        recipe=_recipe(request),
+        recipe=_recipe(request, engine.world),
         notes=_notes(request),
         environment=environment(engine.device, "segmentation-models-pytorch"),
         comparable=not (data.spec.pseudo or data.foreign_labels),
     )
 
 
-def _recipe(request: Request) -> dict[str, str | int]:
+def _recipe(request: Request, processes: int) -> dict[str, str | int]:
     """Return what must agree between rows that are compared."""
     training, data = request.training, request.data
     network = training.network
     start = {"imagenet": "ImageNet", "none": "random"}[network.encoder_weights]
     config = json.dumps([to_dict(training), VARIATION], sort_keys=True).encode()
     return {
+        **({"processes": processes} if processes > 1 else {}),  # each takes a batch, at the rate of one
         "name": recipe_label(request.recipe, training),
         "model": f"DeepLabV3+ {network.encoder} ({start} weights)",
         "epochs": training.schedule.epochs,
@@ -218,8 +220,9 @@ def _jobs(request: Request, common: Result) -> Iterator[_Job]:
 
 def _run_one(request: Request, engine: Engine, job: _Job) -> None:
     """Train a row with a seed, score it, and write its result."""
-    begun, data, folder = time.perf_counter(), request.data, job.folder
+    data, folder = request.data, job.folder
     _train(request, engine, job)
+    begun = time.perf_counter()
     segmenter = load_segmenter(folder / LAST).to(engine.device)
     with _advancing(request, f"Scoring {job.row.name}") as advance:
         matrices = evaluate_row(
@@ -228,7 +231,7 @@ def _run_one(request: Request, engine: Engine, job: _Job) -> None:
     counted = _npy(matrices)
     write_atomic(folder / MATRICES, counted)
     result = with_figures(job.expected, matrices, data, request.absent)
-    seconds = round(time.perf_counter() - begun, 1)
+    seconds = round(logged_seconds(folder / LOG) + time.perf_counter() - begun, 1)
     write_result(folder, replace(result, seconds=seconds, evidence=sha256(counted)))
 
 

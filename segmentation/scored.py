@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MATRICES, PREDICTIONS = "confusion.npy", "predictions"
 
-_OF_TRAINING = ("config", "split", "training images", "labels")
+_OF_TRAINING = ("config", "processes", "split", "training images", "labels")
 """Keys of a recipe; the others describe, or say how it is scored."""
 
 

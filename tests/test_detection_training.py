@@ -120,6 +120,14 @@ def test_the_paper_recipe_as_ultralytics_is_told(yolo, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("device", "able", "amp"), [("cuda", True, "bf16"), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_a_gpu_that_has_bfloat16_trains_in_it(yolo, tmp_path, monkeypatch, device, able, amp):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    assert yolo._arguments(a_task(tmp_path, device=torch.device(device)))["amp"] == amp
+
+
 def test_other_recipes_are_told_too(yolo, tmp_path):
     """Each value of a recipe reaches ultralytics: none is fixed."""
     recipe = detector_recipe("paper")

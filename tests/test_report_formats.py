@@ -13,6 +13,7 @@ from test_report_tables import LOSS, make, published
 
 from emma_core.comparisons import Comparison
 from emma_core.report.console import print_table, to_console
+from emma_core.report.figure import forests_of
 from emma_core.report.formats import latex_file, to_csv, to_latex, to_markdown, to_short_markdown
 from emma_core.report.tables import table_of
 from emma_core.results import Column
@@ -76,6 +77,20 @@ def test_many_differences_are_a_table_in_markdown():
     assert lines[2].startswith("| a\\|b \N{MINUS SIGN} VI | +1.00 (-0.50 to +2.00) |")
     assert lines[2].endswith(" | - |")
     assert "|  | EN \\[bits\\] | c | d |" in many
+
+
+def test_a_difference_that_hangs_on_rare_classes_says_so_in_every_format():
+    table, said = with_differences()
+    rare = replace(said[0], rare=("Bump (3)",))
+    few, many = (replace(table, comparisons=tuple(some)) for some in ([rare], [rare, *said[1:]]))
+    but = ", but not without Bump (3)"
+    for text in (to_markdown(few), to_latex(few)):
+        assert "cannot be told apart: EN" in text
+        assert but in text
+    assert f"IR | +1.00 (+0.50 to +2.00{but}) |" in to_markdown(many)
+    assert f"IR & EN [bits]{but} & $+1.00$ & $+0.50$ & $+2.00$" in to_latex(many)
+    (line,) = forests_of(few)[0].lines
+    assert (line.kind, line.interval) == ("unsure", f"+0.50 to +2.00{but}")
 
 
 HOSTILE = r"<b>|*_#&%$~^\{x}"

@@ -106,6 +106,7 @@ def test_a_row_without_whole_matrices_is_not_finished(finished, content):
     assert not is_finished(finished, replace(RESULT, source={"images_sha256": "other"}), data)
     assert is_finished(finished, replace(RESULT, source={"images_sha256": "0", "folder": "moved"}), data)
     assert not is_finished(finished, replace(RESULT, recipe={"config": "other"}), data)
+    assert not is_finished(finished, replace(RESULT, recipe={"processes": 2}), data)
     assert is_finished(finished, replace(RESULT, recipe={"absent class": "skip"}), data)
     (finished / MATRICES).unlink()
     if content is not None:

@@ -37,7 +37,7 @@ from segmentation.recipes import (
     changed,
     recipe_named,
 )
-from segmentation.run import Request, run_rows
+from segmentation.run import Request, plan, run_rows
 from segmentation.scored import MATRICES, PREDICTIONS
 from segmentation.stage import class_weights, pixel_loss, rate_at, segmentation_stage
 
@@ -66,6 +66,15 @@ def request_of(root: Path, runs: Path, training: SegmentationTraining = TINY, ro
 def images_of(root: Path) -> RowImages:
     data = find_data(SEGMENTATIONS["MSRS"], root)
     return RowImages(source_rows(data.pairs)[1], data, data.train)
+
+
+def test_rows_trained_by_several_processes_are_no_rows_of_a_table_by_one(root, tmp_path):
+    """Each takes a batch: fewer steps of more images, at the same rate."""
+    request, engine = request_of(root, tmp_path), Engine("cpu")
+    run_rows(request, engine)
+    assert ["is done" in line for line in plan(request, engine)] == [True]
+    engine.world = 2
+    assert ["is done" in line for line in plan(request, engine)] == [False]
 
 
 # Recipes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from emma_core.engine import Engine
 from emma_core.training import BEST, LAST, STATE, SavePolicy, Stage, TrainingError, Validation, train
 from emma_core.training_config import CropConfig
-from emma_core.training_log import LOG, read_log
+from emma_core.training_log import LOG, logged_seconds, read_log
 from emma_core.training_state import load_state
 
 
@@ -108,3 +109,28 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path):
     assert (progress.best, progress.best_step) == (3.0, 20)
     assert float((tmp_path / BEST).read_text()) == pytest.approx(1 - 20 * 1e-3)
     assert float((tmp_path / LAST).read_text()) == pytest.approx(1 - 30 * 1e-3)
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_was_begun_with_and_counts_its_time_on(tmp_path):
+    engine, often = Engine("cpu"), SavePolicy(steps=10, log_steps=1)
+    with pytest.raises(TrainingError):
+        train(
+            odd_stage(lambda turn: math.nan if turn == 25 else 1.0, steps=40),
+            tmp_path,
+            engine,
+            policy=often,
+            quiet=True,
+        )
+    lines = [
+        {**line, "seconds": 1000 + line["step"]} if "seconds" in line else line for line in read_log(tmp_path / LOG)
+    ]
+    (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    engine.world = 2
+    with pytest.raises(TrainingError, match="--num_processes 1, now 2"):
+        train(odd_stage(lambda _: 1.0, steps=40), tmp_path, engine, policy=often, quiet=True)
+    engine.world = 1
+    assert train(odd_stage(lambda _: 1.0, steps=40), tmp_path, engine, policy=often, quiet=True).step == 40
+    seconds = {line["step"]: line["seconds"] for line in read_log(tmp_path / LOG) if "seconds" in line}
+    assert list(seconds) == list(range(1, 41))
+    assert seconds[20] == 1020 < seconds[21] < seconds[40] < 1060
+    assert logged_seconds(tmp_path / LOG) == seconds[40]

@@ -178,7 +178,7 @@ def _difference_lines(comparisons: Sequence[Comparison]) -> list[str]:
         found.setdefault((each.row, each.against), {})[each.column, each.unit] = _difference(each)
     headings = [f"{name} [{unit}]" if unit else name for name, unit in columns]
     lines = [
-        "Differences on the same images, with 95 % intervals; **bold** where the interval leaves out zero.",
+        "Differences on the same images, with 95 % intervals; **bold** where rows can be told apart.",
         "",
         _row_line(["", *headings], _MARKDOWN),
         "|" + "|".join([":--", *("--:" for _ in columns)]) + "|",
@@ -194,8 +194,7 @@ def _difference(comparison: Comparison) -> str:
         return "-"
     value, low, high = comparison.texts
     mark = "**" if comparison.sure else ""
-    but = f", not without {', '.join(comparison.rare)}" if comparison.rare else ""
-    return f"{mark}{value}{mark} ({low} to {high}{_escape(but, _MARKDOWN)})"
+    return f"{mark}{value}{mark} ({low} to {high}{_escape(comparison.exception, _MARKDOWN)})"
 
 
 def _markdown_cells(row: TableRow, digits: Sequence[int]) -> list[str]:
@@ -233,13 +232,14 @@ def _latex_differences(table: Table) -> list[str]:
 
 def _longtable(table: Table) -> list[str]:
     """Write differences as a table that breaks over pages: a line each, as eight intervals are wider than a page."""
-    title = f"{table.heading}: differences on the same images. Bold where the interval leaves out zero."
+    title = f"{table.heading}: differences on the same images. Bold where rows can be told apart."
     head = ["\\toprule", " & & Difference & 95\\,\\% from & to \\\\", "\\midrule"]
     lines = ["\\begin{longtable}{llrrr}", f"\\caption{{{_latex(title)}}} \\\\", *head, "\\endfirsthead"]
     lines += [*head, "\\endhead", "\\bottomrule", "\\endfoot"]
     for each in table.comparisons:
         unit = f" [{each.unit}]" if each.unit else ""
-        name, figure = _begin(f"{each.row} \N{MINUS SIGN} {each.against}"), _latex(f"{each.column}{unit}")
+        name = _begin(f"{each.row} \N{MINUS SIGN} {each.against}")
+        figure = _latex(f"{each.column}{unit}{each.exception}")
         lines.append(" & ".join([name, figure, *_latex_interval(each)]) + " \\\\")
     return [*lines, "\\end{longtable}"]
 
