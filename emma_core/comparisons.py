@@ -79,8 +79,8 @@ class Comparison:
 
     @property
     def exception(self) -> str:
-        """What an interval that leaves out zero hangs on, as it stands behind the interval; mostly nothing."""
-        return f", but not without {', '.join(self.rare)}" if self.rare else ""
+        """What a difference hangs on whose interval leaves out zero, as it stands behind that; mostly nothing."""
+        return f", hangs on {', '.join(self.rare)}" if self.rare else ""
 
     @property
     def texts(self) -> tuple[str, str, str]:
@@ -98,7 +98,7 @@ class Comparison:
         value, low, high = self.texts
         figures = f"{self.column} {value}{unit} (95 % interval {low} to {high}, {counted(self.images, 'image')})"
         if self.rare:
-            figures += f"{self.exception}, which fewer than {LEAST_IMAGES} images show"
+            figures += f" hangs on {', '.join(self.rare)}, which fewer than {LEAST_IMAGES} images show"
         if not self.sure:
             return f"{self.row} and {self.against} cannot be told apart: {figures}."
         return f"{self.row} {self.better if self.low > 0 else self.worse} than {self.against}: {figures}."

@@ -227,5 +227,4 @@ def _difference(comparison: Comparison, limits: tuple[float, float], *, higher: 
         kind = "better" if (comparison.low > 0) == higher else "worse"
     names = plain(comparison.row), plain(comparison.against)
     text, *ends = comparison.texts
-    interval = " to ".join(ends) + plain(comparison.exception)
-    return Difference(*names, kind, text, interval, round(at, 2), round(low, 2), round(high - low, 2))
+    return Difference(*names, kind, text, " to ".join(ends), round(at, 2), round(low, 2), round(high - low, 2))
