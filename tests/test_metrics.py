@@ -246,12 +246,12 @@ def test_batch_is_its_images():
 def test_sources_are_decomposed_once(monkeypatch):
     infrared, visible, fused = batch(*triples()["maximum"])
     expected = [fusion_metrics(infrared, visible, image) for image in (infrared, visible, fused)]
-    channels = []
+    decomposed = []
     decompose = _vif.pyramid
-    monkeypatch.setattr(_vif, "pyramid", lambda levels: channels.append(levels.shape[2]) or decompose(levels))
+    monkeypatch.setattr(_vif, "pyramid", lambda levels: decomposed.append(levels) or decompose(levels))
     pair = prepare(infrared, visible)
     assert [pair.evaluate(image) for image in (infrared, visible, fused)] == expected
-    assert sorted(channels) == [1, 1, 1, 2]
+    assert len(decomposed) == 3
 
 
 @pytest.mark.parametrize("kind", ["noise", "maximum", "half black", "one row of windows", "tall"])

@@ -15,11 +15,13 @@ from torch.nn.functional import pad
 from emma_core.metrics._strips import strips
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
 class Edges(NamedTuple):
-    """Sobel edges of images, (h, B, C, W), float32: strength in grey levels, orientation in (-pi/2, pi/2]."""
+    """Sobel edges of images, (h, B, W), float32: strength in grey levels, orientation in (-pi/2, pi/2]."""
 
     strength: Tensor
     orientation: Tensor
@@ -29,14 +31,14 @@ def sobel(levels: Tensor) -> list[Edges]:
     """Find the edges of images, as if surrounded by black.
 
     Args:
-        levels: grey levels, (H, B, C, W), uint8.
+        levels: grey levels, (H, B, W), uint8.
 
     Returns:
         For each strip of rows the strength sqrt(Sx^2 + Sy^2) and the orientation atan(Sy / Sx), pi/2 where Sx is 0.
         Sx is left minus right, Sy is below minus above: the sign decides how far a vertical edge is from a slanted
         one.
     """
-    surrounded = pad(levels, (1, 1, 0, 0, 0, 0, 1, 1))
+    surrounded = pad(levels, (1, 1, 0, 0, 1, 1))
     return [_sobel(strip.float()) for strip in strips(surrounded, overlap=2)]
 
 
@@ -49,23 +51,24 @@ def _sobel(image: Tensor) -> Edges:
     return Edges(across.square_().addcmul_(up, up).sqrt_(), orientation)
 
 
-def edge_preservation(sources: list[Edges], fused: list[Edges]) -> Tensor:
+def edge_preservation(sources: Iterable[list[Edges]], fused: list[Edges]) -> Tensor:
     """Return how much of the edges of all sources the fused image keeps, each pixel weighted by its source strength.
 
     Args:
-        sources: edges of the sources, C images each.
-        fused: edges of the fused image, one channel.
+        sources: edges of each source.
+        fused: edges of the fused image.
 
     Returns:
         (B,), float64, in [0, 1); 0 where no source has an edge.
     """
-    kept = torch.stack([_sum(_kept(*strip)) for strip in zip(sources, fused, strict=True)]).sum(0)
-    total = torch.stack([_sum(strip.strength) for strip in sources]).sum(0)
+    pairs = [pair for source in sources for pair in zip(source, fused, strict=True)]
+    kept = torch.stack([_sum(_kept(*pair)) for pair in pairs]).sum(0)
+    total = torch.stack([_sum(strip.strength) for strip, _ in pairs]).sum(0)
     return torch.where(total > 0, 0.9994 * 0.9879 * kept / total, 0.0)
 
 
 def _kept(source: Edges, fused: Edges) -> Tensor:
-    """Return the strength of the source edges times how much of strength and orientation is kept, (h, B, C, W)."""
+    """Return the strength of the source edges times how much of strength and orientation is kept, (h, B, W)."""
     weakest = torch.minimum(source.strength, fused.strength)
     strongest = torch.maximum(source.strength, fused.strength)
     # Where both are equal the reference evaluator puts the strength itself, which saturates the sigmoid.
@@ -76,4 +79,4 @@ def _kept(source: Edges, fused: Edges) -> Tensor:
 
 
 def _sum(values: Tensor) -> Tensor:
-    return values.sum((0, 2, 3)).double()
+    return values.sum((0, 2)).double()

@@ -24,7 +24,7 @@ _CONTRAST_FLOOR = (0.03 * 255) ** 2 * _PIXELS * (_PIXELS - 1)
 
 
 class Windows(NamedTuple):
-    """A strip of rows, (h, B, C, w), and per whole window the sum and 49 * 48 times the variance; int32."""
+    """A strip of rows, (h, B, w), and per whole window the sum and 49 * 48 times the variance; int32."""
 
     image: Tensor
     total: Tensor
@@ -35,7 +35,7 @@ def windows(levels: Tensor) -> list[Windows]:
     """Sum over every whole window, strip by strip.
 
     Args:
-        levels: grey levels, (H, B, C, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
+        levels: grey levels, (H, B, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
     """
     return [_windows(strip.int()) for strip in strips(levels, overlap=SMALLEST_SIDE - 1)]
 
@@ -45,23 +45,23 @@ def _windows(image: Tensor) -> Windows:
     return Windows(image, total, _window_sum(image * image).mul_(_PIXELS).addcmul_(total, total, value=-1))
 
 
-def structural_similarity(sources: list[Windows], fused: list[Windows]) -> Tensor:
-    """Return the mean similarity of the fused image to each source.
+def structural_similarity(source: list[Windows], fused: list[Windows]) -> Tensor:
+    """Return the mean similarity of the fused image to a source.
 
     Args:
-        sources: windows of the sources, C images each.
-        fused: windows of the fused image, one channel.
+        source: windows of the source.
+        fused: windows of the fused image.
 
     Returns:
-        (B, C), float64, in [-1, 1], 1 for a copy.
+        (B,), float64, in [-1, 1], 1 for a copy.
     """
-    maps = [_similarity(*strip) for strip in zip(sources, fused, strict=True)]
+    maps = [_similarity(*strip) for strip in zip(source, fused, strict=True)]
     windows_in_all = sum(len(similarity) for similarity in maps) * maps[0].shape[-1]
-    return torch.stack([similarity.sum((0, 3)).double() for similarity in maps]).sum(0) / windows_in_all
+    return torch.stack([similarity.sum((0, 2)).double() for similarity in maps]).sum(0) / windows_in_all
 
 
 def _similarity(source: Windows, fused: Windows) -> Tensor:
-    """Return the similarity in each window, (h-6, B, C, w-6), float32."""
+    """Return the similarity in each window, (h-6, B, w-6), float32."""
     product = source.total * fused.total
     covariance = _window_sum(source.image * fused.image).mul_(_PIXELS).sub_(product)
     powers = (source.total * source.total).addcmul_(fused.total, fused.total)
@@ -73,7 +73,7 @@ def _similarity(source: Windows, fused: Windows) -> Tensor:
 
 def _window_sum(maps: Tensor) -> Tensor:
     """Sum over every whole 7 x 7 window, one axis after the other, as 4 + 2 + 1 neighbours."""
-    for dim in (0, 3):
+    for dim in (0, 2):
         count = maps.shape[dim] - 6
         pairs = maps.narrow(dim, 0, count + 5) + maps.narrow(dim, 1, count + 5)
         fours = pairs.narrow(dim, 0, count) + pairs.narrow(dim, 2, count)

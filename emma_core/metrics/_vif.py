@@ -28,7 +28,7 @@ _BLOCK = 64  # rows of one matrix product: more are mostly zeros, fewer mostly o
 
 
 class Strip(NamedTuple):
-    """A strip of rows at one scale, (h, B, C, w), and local mean and variance in its whole windows; float64."""
+    """A strip of rows at one scale, (h, B, w), and local mean and variance in its whole windows; float64."""
 
     image: Tensor
     mean: Tensor
@@ -39,13 +39,13 @@ def pyramid(levels: Tensor) -> list[Strip]:
     """Decompose images into the four scales of VIF.
 
     Args:
-        levels: grey levels, (H, B, C, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
+        levels: grey levels, (H, B, W), uint8; H and W at least :data:`SMALLEST_SIDE`.
 
     Returns:
         Strips of all scales, finest first: VIF adds them up alike.
     """
     image = levels.double()
-    image -= image.mean((0, 3), keepdim=True)  # changes no variance, and a constant image has exactly none
+    image -= image.mean((0, 2), keepdim=True)  # changes no variance, and a constant image has exactly none
     scales: list[Strip] = []
     for size in _WINDOWS:
         if scales:
@@ -54,23 +54,23 @@ def pyramid(levels: Tensor) -> list[Strip]:
     return scales
 
 
-def information(sources: list[Strip]) -> Tensor:
-    """Return what an observer can take from each source, (B, C), in nats over all windows and scales."""
-    return torch.stack([_nats(strip.variance / _NOISE) for strip in sources]).sum(0)
+def information(source: list[Strip]) -> Tensor:
+    """Return what an observer can take from a source, (B,), in nats over all windows and scales."""
+    return torch.stack([_nats(strip.variance / _NOISE) for strip in source]).sum(0)
 
 
-def visual_information_fidelity(sources: list[Strip], available: Tensor, fused: list[Strip]) -> Tensor:
-    """Return the share of each source's information that the fused image still carries.
+def visual_information_fidelity(source: list[Strip], available: Tensor, fused: list[Strip]) -> Tensor:
+    """Return the share of a source's information that the fused image still carries.
 
     Args:
-        sources: pyramid of the sources, C images each.
-        available: :func:`information` of the sources, (B, C).
-        fused: pyramid of the fused image, one channel.
+        source: pyramid of the source.
+        available: :func:`information` of the source, (B,).
+        fused: pyramid of the fused image.
 
     Returns:
-        (B, C), float64, at least 0, 1 for a copy; 1 where a source has no information to carry (a constant image).
+        (B,), float64, at least 0, 1 for a copy; 1 where the source has no information to carry (a constant image).
     """
-    kept = torch.stack([_kept(*strip) for strip in zip(sources, fused, strict=True)]).sum(0)
+    kept = torch.stack([_kept(*strip) for strip in zip(source, fused, strict=True)]).sum(0)
     return torch.where(available > 0, kept / available, 1.0)
 
 
@@ -81,7 +81,7 @@ def _strip(image: Tensor, size: int) -> Strip:
 
 
 def _kept(source: Strip, fused: Strip) -> Tensor:
-    """Return the information about the source left in one strip of the fused image, (B, C)."""
+    """Return the information about the source left in one strip of the fused image, (B,)."""
     size = source.image.shape[-1] - source.mean.shape[-1] + 1
     common = _smooth(source.image * fused.image, size).addcmul_(source.mean, fused.mean, value=-1)
     common.clamp_(min=0)  # an inverted detail counts as lost
@@ -91,19 +91,19 @@ def _kept(source: Strip, fused: Strip) -> Tensor:
 
 
 def _nats(ratio: Tensor) -> Tensor:
-    """Sum log(1 + signal / noise) over windows, (B, C)."""
-    return ratio.float().log1p_().sum((0, 3)).double()
+    """Sum log(1 + signal / noise) over windows, (B,)."""
+    return ratio.float().log1p_().sum((0, 2)).double()
 
 
 def _smooth(images: Tensor, size: int, step: int = 1) -> Tensor:
-    """Weigh every ``step``-th whole window of images, (h, B, C, w), with a Gaussian of side ``size``."""
-    height, batch, channels, width = images.shape
+    """Weigh every ``step``-th whole window of images, (h, B, w), with a Gaussian of side ``size``."""
+    height, batch, width = images.shape
     height, fewer = ((side - size) // step + 1 for side in (height, width))
-    rows = images.new_empty(height, batch * channels * width)
+    rows = images.new_empty(height, batch * width)
     _weigh(images.flatten(1), rows, size, step)
-    smooth = images.new_empty(height * batch * channels, fewer)
+    smooth = images.new_empty(height * batch, fewer)
     _weigh(rows.view(-1, width).T, smooth.T, size, step)
-    return smooth.view(height, batch, channels, fewer)
+    return smooth.view(height, batch, fewer)
 
 
 def _weigh(matrix: Tensor, weighed: Tensor, size: int, step: int) -> None:
