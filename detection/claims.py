@@ -47,6 +47,11 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+def configs_in(folder: Path) -> dict[Path, RunConfig]:
+    """Read what the runs in a folder of rows are, by folder."""
+    return {path.parent: read_toml(path, RunConfig) for path in sorted(folder.glob(f"*/seed*/{CONFIG}"))}
+
+
 def refuse_others(folder: Path, wanted: Mapping[Path, RunConfig]) -> dict[Path, RunConfig]:
     """Make sure that what is in a folder of rows is what is wanted there, or may stand in one table with it.
 
@@ -60,7 +65,7 @@ def refuse_others(folder: Path, wanted: Mapping[Path, RunConfig]) -> dict[Path, 
     Raises:
         UsageError: one is not what is wanted, or differs from that in more than row, seed and images.
     """
-    found = {path.parent: read_toml(path, RunConfig) for path in sorted(folder.glob(f"*/seed*/{CONFIG}"))}
+    found = configs_in(folder)
     rule = next(iter(wanted.values()))
     for place, config in found.items():
         expected = wanted.get(place) or replace(rule, row=config.row, seed=config.seed, images=config.images)

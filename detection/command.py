@@ -159,11 +159,11 @@ class _Training:
         _prepare(runs)
         from detection.run import TrainingSetup, train_rows
         from detection.weights import read_weights
-        from detection.yolo import build_network, matching_tensors
+        from detection.yolo import build_network, matching_tensors, training_precision
         from emma_core.runtime import resolve_device
 
-        start = read_weights(self.pretrained) if self.pretrained else None
-        setup = TrainingSetup(self.name, self.recipe, self.seeds, start, resolve_device(self.device))
+        start, device = read_weights(self.pretrained) if self.pretrained else None, resolve_device(self.device)
+        setup = TrainingSetup(self.name, self.recipe, self.seeds, start, device, training_precision(device))
         network = build_network(setup.recipe, len(bench.classes), 0)
         said = matching_tensors(network, start)[1] if start else "No --pretrained weights: detectors start from scratch"
         typer.echo(said, err=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from detection import scoring
-from detection.claims import CONFIG, RunConfig, refuse_difference, refuse_others
+from detection.claims import CONFIG, RunConfig, configs_in, refuse_difference, refuse_others
 from detection.classes import class_number
 from detection.coco import PREDICTIONS, write_predictions
 from detection.inputs import check_images, images_sha256, read_fitting
@@ -28,13 +28,12 @@ from detection.yolo import (
     load_detector,
     matching_tensors,
     train_detector,
-    training_precision,
 )
 from emma_core.config import to_dict, write_toml
 from emma_core.errors import UsageError
 from emma_core.manifest import locked, sha256
 from emma_core.options import progress_bar
-from emma_core.results import read_results, result_folder
+from emma_core.results import read_results, result_folder, table_folder
 from emma_core.runtime import environment
 from emma_core.training_log import LOG, logged_seconds
 
@@ -61,6 +60,7 @@ class TrainingSetup:
         seeds: one detector each.
         start: weights to begin with, or None.
         device: where to compute.
+        precision: in which the network computes while it is trained.
     """
 
     name: str
@@ -68,6 +68,7 @@ class TrainingSetup:
     seeds: tuple[int, ...]
     start: WeightsFile | None
     device: torch.device
+    precision: Literal["fp32", "bf16"]
 
     def identity(self, bench: Bench) -> dict[str, Any]:
         """Return what must agree between rows that are compared."""
@@ -84,11 +85,6 @@ class TrainingSetup:
             "architecture": self.architecture,
         }
         return found if self.precision == "fp32" else {**found, "precision": self.precision}
-
-    @property
-    def precision(self) -> Literal["fp32", "bf16"]:
-        """In which the network computes while it is trained."""
-        return training_precision(self.device)
 
     @cached_property
     def architecture(self) -> str:
@@ -130,9 +126,11 @@ def train_rows(bench: Bench, rows: Sequence[InputRow], setup: TrainingSetup, run
         runs: the folder of all runs.
 
     Raises:
+        BusyError: another command begins at this moment, or trains the same row.
         UsageError: a folder holds a run of other settings, or there is no such model.
         EmmaError: training cannot go on, or an image cannot be used.
     """
+    setup = _as_begun(setup, bench, rows, runs)
     table = open_table(bench, runs, setup.identity(bench), [scoring.ANCHOR_FREE_NOTE])
     wanted = _wanted(table, rows, setup, runs)
     configs = _claim(table, wanted)
@@ -210,16 +208,43 @@ def _unknown(found: Sequence[str], bench: Bench) -> list[str]:
     return [f"The detector does not know {', '.join(lost)}: AP 0 there, and in the means."] if lost else []
 
 
+def _places(
+    bench: Bench, rows: Sequence[InputRow], setup: TrainingSetup, runs: Path
+) -> dict[Path, tuple[InputRow, int]]:
+    """Return the folders of all runs: a seed of every row, then the next."""
+    return {
+        result_folder(runs, TASK, bench.pairs.dataset, bench.pairs.label, row.name, seed): (row, seed)
+        for seed in setup.seeds
+        for row in rows
+    }
+
+
+def _as_begun(setup: TrainingSetup, bench: Bench, rows: Sequence[InputRow], runs: Path) -> TrainingSetup:
+    """Take over the number format of the detectors that are there: any device can score them once all are trained.
+
+    Raises:
+        UsageError: some are not, and would be trained in another.
+    """
+    folder = table_folder(runs, TASK, bench.pairs.dataset, bench.pairs.label)
+    formats = {config.precision for config in configs_in(folder).values()}
+    if formats <= {setup.precision}:
+        return setup
+    if any(map(unfinished, _places(bench, rows, setup, runs))):
+        device, other = ("a GPU", "cpu") if setup.device.type == "cuda" else (setup.device.type, "cuda")
+        raise UsageError(
+            f"{folder}: holds detectors trained in {' and '.join(formats)}, and {device} would train in "
+            f"{setup.precision}; go on with --device {other}, or choose another folder with --runs"
+        )
+    return replace(setup, precision=formats.pop())
+
+
 def _wanted(table: TableFolder, rows: Sequence[InputRow], setup: TrainingSetup, runs: Path) -> dict[Path, _Run]:
-    """Return what is to be there in the end, by folder: a seed of every row, then the next."""
+    """Return what is to be there in the end, by folder."""
     bench = table.bench
     images = {row.name: images_sha256(row, bench.pairs.pairs) for row in rows}
     return {
-        result_folder(runs, TASK, bench.pairs.dataset, bench.pairs.label, row.name, seed): _Run(
-            row, setup.config(bench, row.name, images[row.name], seed)
-        )
-        for seed in setup.seeds
-        for row in rows
+        place: _Run(row, setup.config(bench, row.name, images[row.name], seed))
+        for place, (row, seed) in _places(bench, rows, setup, runs).items()
     }
 
 
@@ -231,11 +256,13 @@ def _claim(table: TableFolder, wanted: Mapping[Path, _Run]) -> dict[Path, RunCon
     """
     configs = {place: run.config for place, run in wanted.items()}
     there = refuse_others(table.path, configs)
-    new = {place: run for place, run in wanted.items() if place not in there}
-    for row in {run.row.name: run.row for run in new.values()}.values():
+    for row in {run.row.name: run.row for place, run in wanted.items() if place not in there}.values():
         check_images(row, table.bench)
-    for place, run in new.items():
-        write_toml(place / CONFIG, run.config)
+    with locked(table.path):  # and looked at again: reading all images takes time, in which another command may begin
+        there = refuse_others(table.path, configs)
+        for place, config in configs.items():
+            if place not in there:
+                write_toml(place / CONFIG, config)
     return there | configs
 
 

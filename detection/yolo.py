@@ -37,6 +37,7 @@ from emma_core.chance import seeded
 from emma_core.errors import CheckpointError, DataError, EmmaError, UsageError
 from emma_core.images import read_image, to_8bit
 from emma_core.manifest import sha256
+from emma_core.runtime import resolve_precision
 from emma_core.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -395,7 +396,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
 def training_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Say in which number format a detector is trained: bfloat16 on a GPU that has it."""
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" and resolve_precision("auto", device) == "bf16" else "fp32"
 
 
 def _arguments(task: TrainingTask) -> dict[str, Any]:

@@ -26,6 +26,9 @@ _INTERRUPTED = 130
 _SHORT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
 """What torch says of a processor's memory and of a GPU's, in a RuntimeError."""
 
+_LINK_LOOP = re.compile("Symlink loop")
+"""What pathlib before Python 3.13 says, likewise, of links that lead to each other."""
+
 
 def build_app() -> typer.Typer:
     """Make the command line out of the core commands and the installed tasks."""
@@ -69,9 +72,12 @@ def main() -> None:
         _complain(f"Error: {error.filename or 'input or output'}: {error.strerror or error}")
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error))):
+        if isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)):
+            _complain("Error: not enough memory; tiles (--tile 512) or a smaller batch (--config) need less")
+        elif _LINK_LOOP.match(str(error)):
+            _complain(f"Error: {error}; expected a file or folder")
+        else:
             raise
-        _complain("Error: not enough memory; tiles (--tile 512) or a smaller batch (--config) need less")
         sys.exit(1)
 
 

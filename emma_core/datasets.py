@@ -197,7 +197,8 @@ def folder_spec(
         colour_from: the side whose Cb and Cr the fused images take.
 
     Raises:
-        UsageError: the name is taken, or could not stand in a path, or only one folder has ``{split}`` in it.
+        UsageError: the name is taken, or could not stand in a path, or only one folder has ``{split}`` in it, or both
+            are the same.
     """
     if not is_plain_name(name) or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a data set; expected a name without folders, no dot in front")
@@ -217,8 +218,10 @@ def own_spec(name: str, infrared: str, visible: str, split: str = "all", colour_
         colour_from: the side whose Cb and Cr the fused images take.
 
     Raises:
-        UsageError: only one folder has ``{split}`` in it.
+        UsageError: only one folder has ``{split}`` in it, or both are the same.
     """
+    if infrared == visible:
+        raise UsageError(f"{name}: infrared and visible are both {infrared}; expected one folder of each camera")
     title, has_parts = f"{infrared} with {visible}", SPLIT_FIELD in infrared
     if has_parts != (SPLIT_FIELD in visible):
         raise UsageError(f"{title}: {SPLIT_FIELD} stands in one of them; expected in both or in neither")

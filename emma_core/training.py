@@ -115,6 +115,7 @@ class Progress:
         best_step: where.
         smooth: smoothed loss.
         lowest: the lowest it was.
+        processes: number of those that share each step.
     """
 
     step: int = 0
@@ -122,6 +123,7 @@ class Progress:
     best_step: int = 0
     smooth: float = math.nan
     lowest: float = math.inf
+    processes: int = 1
 
     def watch(self, loss: float, norm: float) -> str:
         """Take notice of the next loss; return what is wrong with it, or nothing."""
@@ -184,7 +186,7 @@ def train(
                     _validate(stage, folder, progress, log)
                 late = time.perf_counter() - saved > policy.seconds
                 if checked or late or (policy.steps and _due(progress.step, stage.steps, policy.steps)):
-                    _save(stage, folder, engine, progress)
+                    _save(stage, folder, progress)
                     saved = time.perf_counter()
         engine.wait()
     return progress
@@ -234,10 +236,9 @@ def _validate(stage: Stage, folder: Path, progress: Progress, log: TrainingLog) 
         stage.save(folder / BEST, about)
 
 
-def _save(stage: Stage, folder: Path, engine: Engine, progress: Progress) -> None:
+def _save(stage: Stage, folder: Path, progress: Progress) -> None:
     state = {
         "progress": asdict(progress),
-        "processes": engine.world,
         "module": stage.module.state_dict(),
         "optimizer": stage.optimizer.state_dict(),
     }
@@ -255,16 +256,16 @@ def _opened(stage: Stage, folder: Path, engine: Engine) -> Iterator[Progress]:
                 remove_temporary_files(place)
             _claim(folder, stage.config)
         engine.wait()
-        progress = Progress()
+        progress = Progress(processes=engine.world)
         if (folder / STATE).exists():
             state = load_state(folder / STATE)
-            if (before := state.get("processes", engine.world)) != engine.world:
+            progress = Progress(**state["progress"])
+            if progress.step < stage.steps and progress.processes != engine.world:
                 raise TrainingError(
-                    f"{folder}: was begun with --num_processes {before}, now {engine.world}: its steps would see other "
-                    "images; go on with as many as before, or choose another folder"
+                    f"{folder}: was begun with --num_processes {progress.processes}, now {engine.world}: its steps "
+                    "would see other images; go on with as many as before, or choose another folder"
                 )
             restore(stage.module, stage.optimizer, state)
-            progress = Progress(**state["progress"])
         yield progress
 
 

@@ -65,13 +65,13 @@ class TrainingLog:
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of a step."""
-        self._write({"step": step, **values, "seconds": round(self._before + time.perf_counter() - self._begun, 3)})
+        self._write({"step": step, **values, "seconds": self._seconds()})
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
     def validation(self, step: int, values: Mapping[str, float], picture: FloatImage | None, text: str = "") -> None:
         """Write the numbers of a validation, and its picture, (H, W) in [0, 1]; print them, or a text instead."""
-        self._write({"step": step, "validation": dict(values)})
+        self._write({"step": step, "validation": dict(values), "seconds": self._seconds()})
         for name, value in values.items():
             self._board.add_scalar(f"validation/{name}", value, step)
         if picture is not None:
@@ -92,6 +92,10 @@ class TrainingLog:
             long = f"{left:.0f} min" if left >= 1 else "less than 1 min"
             done = step if isinstance(step, int) else f"{step:.2f}"
             self.say(f"{self._unit} {done} of {self._steps}: loss {loss:.4g}, {speed}, {long} left")
+
+    def _seconds(self) -> float:
+        """Return how long all parts of the run took until now."""
+        return round(self._before + time.perf_counter() - self._begun, 3)
 
     def _speed(self, rate: float) -> str:
         """Say how many steps are done a second, or how long one takes."""
@@ -144,7 +148,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def logged_seconds(path: Path) -> float:
-    """Return how long the steps took that a ``log.jsonl`` tells of, however often the run was stopped [s]."""
+    """Return how long the steps and validations of a ``log.jsonl`` took, however often the run was stopped [s]."""
     told = [line.get("seconds") for line in read_log(path)]
     return max((float(value) for value in told if isinstance(value, int | float)), default=0.0)
 

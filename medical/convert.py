@@ -126,7 +126,8 @@ def convert_scans(
                 unplaced += _apart(scans["MRI"], scans["other"]) is None
                 used.append({side: replace(scan, images=()) for side, scan in scans.items()})
             on_file()
-        _remove_others(target, written)
+        if written:  # what was good is not lost to folders given the wrong way round
+            _remove_others(target, written)
     if not written:
         reason = f"first: {faults[0]}" if faults else "their slices show nothing"
         raise DataError(f"None of {len(matched)} pairs of scans could be used; {reason}")

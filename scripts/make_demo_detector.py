@@ -59,7 +59,9 @@ def make_start(work: Path) -> None:
     found = find_pairs(dataset_spec("M3FD"), root)
     row = InputRow("mixed", _mixture(found, work / "fused"), {"images": "infrared, visible and EMMA in turns"})
     bench = open_bench(found, lambda labelled: make_split(labelled, "blocks"))
-    outcome = train_rows(bench, (row,), TrainingSetup("start", RECIPE, (0,), None, resolve_device()), work / "runs")
+    outcome = train_rows(
+        bench, (row,), TrainingSetup("start", RECIPE, (0,), None, resolve_device(), "fp32"), work / "runs"
+    )
     weights = read_weights(outcome.folder / row.name / "seed0" / WEIGHTS)
     if weights.info is None:
         raise CheckpointError(f"{weights.path}: not the weights of a detector that was trained here")

@@ -24,7 +24,7 @@ from emma_core.manifest import sha256
 from emma_core.options import progress_bar
 from emma_core.results import Result, blank_result, result_folder, table_folder, write_result
 from emma_core.runtime import environment
-from emma_core.training import LAST, STATE, SavePolicy, train
+from emma_core.training import LAST, STATE, Progress, SavePolicy, train
 from emma_core.training_log import LOG, logged_seconds
 from segmentation.augment import VARIATION
 from segmentation.data import RowImages, Samples, images_hash
@@ -221,7 +221,7 @@ def _jobs(request: Request, common: Result) -> Iterator[_Job]:
 def _run_one(request: Request, engine: Engine, job: _Job) -> None:
     """Train a row with a seed, score it, and write its result."""
     data, folder = request.data, job.folder
-    _train(request, engine, job)
+    processes = _train(request, engine, job).processes
     begun = time.perf_counter()
     segmenter = load_segmenter(folder / LAST).to(engine.device)
     with _advancing(request, f"Scoring {job.row.name}") as advance:
@@ -230,12 +230,13 @@ def _run_one(request: Request, engine: Engine, job: _Job) -> None:
         )
     counted = _npy(matrices)
     write_atomic(folder / MATRICES, counted)
-    result = with_figures(job.expected, matrices, data, request.absent)
+    expected = replace(job.expected, recipe=_recipe(request, processes))  # of when it was trained
+    result = with_figures(expected, matrices, data, request.absent)
     seconds = round(logged_seconds(folder / LOG) + time.perf_counter() - begun, 1)
     write_result(folder, replace(result, seconds=seconds, evidence=sha256(counted)))
 
 
-def _train(request: Request, engine: Engine, job: _Job) -> None:
+def _train(request: Request, engine: Engine, job: _Job) -> Progress:
     """Train a row with a seed, or go on, or leave it alone if it is done."""
     data, training, row, seed = request.data, request.training, job.row, job.seed
     with seeded(seed, "segmenter"):  # the same start for all rows
@@ -265,7 +266,7 @@ def _train(request: Request, engine: Engine, job: _Job) -> None:
         seed=seed,
         workers=request.workers,
     )
-    train(stage, job.folder, engine, policy=request.policy, quiet=request.quiet)
+    return train(stage, job.folder, engine, policy=request.policy, quiet=request.quiet)
 
 
 def _advancing(request: Request, title: str) -> contextlib.AbstractContextManager[Callable[[], None]]:

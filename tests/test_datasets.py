@@ -160,6 +160,12 @@ def test_own_folders_with_parts(tmp_path, relative, monkeypatch):
     assert find_dataset("mine", None, *folders).parts == ("test", "train", "val")
 
 
+def test_one_folder_is_no_pair(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match=r"mine: infrared and visible are both .*; expected one folder of each camera"):
+        folder_spec("mine", tmp_path, tmp_path / "link")
+
+
 def test_own_folders_agree_on_whether_they_have_parts(tmp_path):
     write_pairs(tmp_path / "train", 1)
     both = (tmp_path / "{split}" / "ir", tmp_path / "train" / "vi")

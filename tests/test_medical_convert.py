@@ -62,6 +62,20 @@ def test_a_scan_of_another_modality_is_refused(two, declared, modality, said):
         assert convert(two, modality=modality).faults == ()
 
 
+def test_folders_the_wrong_way_round_lose_nothing(two):
+    for side, kind in (("mri", "MR"), ("ct", "CT")):
+        save(two / side / "a.dcm", dicom(Modality=kind))
+    convert(two, modality="CT")
+    made = sorted(two.glob("out/*/*.png"))
+    (two / "mri").rename(two / "other")
+    (two / "ct").rename(two / "mri")
+    (two / "other").rename(two / "ct")
+    with pytest.raises(DataError, match="None of 1 pairs"):
+        convert(two, modality="CT")
+    assert len(made) == 2
+    assert sorted(two.glob("out/*/*.png")) == made
+
+
 def test_conversion_numbers_files_and_slices_and_says_what_it_did(two):
     values = np.random.default_rng(0).random((6, 7, 5)).astype(np.float32)
     values[..., 1] = 0

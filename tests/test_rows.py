@@ -184,6 +184,15 @@ def test_rows_made_elsewhere_need_none_of_ours(place, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "command", [["fuse-dataset", "x", "--vis", ".", "--ir"], ["medical", "--modality", "CT", "--other", ".", "--mri"]]
+)
+def test_links_that_lead_to_each_other_are_told(tmp_path, command):
+    (tmp_path / "loop").symlink_to("loop")
+    run = emma(*command, "loop", cwd=tmp_path)
+    assert (run.returncode, run.stderr.startswith("Error: "), "loop" in run.stderr) == (1, True, True), run.stderr
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         (

@@ -75,6 +75,10 @@ def test_rows_trained_by_several_processes_are_no_rows_of_a_table_by_one(root, t
     assert ["is done" in line for line in plan(request, engine)] == [True]
     engine.world = 2
     assert ["is done" in line for line in plan(request, engine)] == [False]
+    assert run_rows(request, engine) == []  # trained already, by one
+    engine.world = 1
+    assert ["is done" in line for line in plan(request, engine)] == [True]
+    assert [each.result.recipe.get("processes", 1) for each in run_rows(request, engine)] == [1]
 
 
 # Recipes

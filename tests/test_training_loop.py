@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -134,3 +135,15 @@ def test_a_run_goes_on_with_as_many_processes_as_it_was_begun_with_and_counts_it
     assert list(seconds) == list(range(1, 41))
     assert seconds[20] == 1020 < seconds[21] < seconds[40] < 1060
     assert logged_seconds(tmp_path / LOG) == seconds[40]
+    engine.world = 2  # nothing is left that they could see other images in
+    assert train(odd_stage(lambda _: 1.0, steps=40), tmp_path, engine, quiet=True).processes == 1
+
+
+def test_the_last_validation_counts_as_well(tmp_path):
+    def validate():
+        time.sleep(0.1)
+        return Validation({}, 1.0)
+
+    train(odd_stage(lambda _: 1.0, steps=10, validate=validate), tmp_path, Engine("cpu"), quiet=True)
+    step, validation = read_log(tmp_path / LOG)
+    assert logged_seconds(tmp_path / LOG) == validation["seconds"] >= step["seconds"] + 0.1
