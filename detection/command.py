@@ -96,6 +96,8 @@ def detect(
 
     Example: emma-tasks detect M3FD --root ~/data/M3FD --seeds 0,1,2
     """
+    from emma_core.rows import narrow_note
+
     training = _TrainingOptions(recipe, config, model, pretrained, epochs, seeds)
     job = _evaluation(evaluate_only, training, size, device) if evaluate_only else _training(training, size, device)
     pairs, own_labels, classes = _data(name, root)
@@ -106,6 +108,8 @@ def detect(
     choose = _splitter(pairs, split, split_file, (train_list, test_list, val_list))
     bench = _open(pairs, choose, labels or own_labels, conditions, classes, job)
     rows = _rows(bench, runs, (infrared, visible, fused), fused_dir, evaluate_only)
+    for note in narrow_note(bench.pairs):
+        typer.echo(note, err=True)
     if dry_run:
         from detection.inputs import check_images
 

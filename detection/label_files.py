@@ -18,6 +18,7 @@ from defusedxml.ElementTree import DefusedXMLParser  # type: ignore[import-untyp
 from detection.classes import class_number
 from emma_core import files
 from emma_core.errors import DataError
+from emma_core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -270,7 +271,10 @@ def _yolo_object(place: str, text: str, names: Sequence[str], classes: tuple[str
         number, *box = map(_decimal, text.split())
         x, y, width, height = box
     except ValueError:
-        raise DataError(f"{place}: {text.strip()[:60]!r}, expected: class x y width height") from None
+        found = counted(len(text.split()), "value")
+        raise DataError(
+            f"{place}: {text.strip()[:60]!r}, {found}; expected five numbers: class x y width height"
+        ) from None
     if not all(map(math.isfinite, box)) or number != int(number) or not 0 <= number < len(names):
         known = ", ".join(f"{index} {name}" for index, name in enumerate(names))
         raise DataError(f"{place}: {text.strip()[:60]!r}, expected a class of {known} and four numbers")

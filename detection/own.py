@@ -53,11 +53,12 @@ class OwnBoxes:
             DataError: they are not there.
             UsageError: the name is that of a known data set, or ``{split}`` stands in one of the folders only.
         """
-        return find_pairs(folder_spec(self.name, root / self.infrared, root / self.visible), root)
+        infrared, visible = (root / Path(folder).expanduser() for folder in (self.infrared, self.visible))
+        return find_pairs(folder_spec(self.name, infrared, visible), root)
 
     def labels_under(self, root: Path) -> Path | None:
         """Return where its labels are, if it says so."""
-        return root / self.labels if self.labels else None
+        return root / Path(self.labels).expanduser() if self.labels else None
 
 
 def read_own(path: Path) -> OwnBoxes:

@@ -192,13 +192,16 @@ def read_split(path: Path, pairs: Sequence[Pair]) -> DetectionSplit:
         DataError: it cannot be read, or names a pair that is not there or has no boxes, or one twice in a part.
     """
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, "utf-8-sig"))
         lists = {part: [str(identifier) for identifier in content[part]] for part in PARTS}
         notes = tuple(map(str, content.get("notes", ())))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a split.json") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: no split ({error}); expected JSON with lists of ids: train, val, test") from None
+        raise DataError(
+            f"{path}: no split ({error}); expected JSON with lists of ids: train, val, test; "
+            "a list of ids, one a line, goes with --train-list or --test-list"
+        ) from None
     keys = {part: _keys(_listed(pairs, lists[part], path)) for part in PARTS}
     split = DetectionSplit("", **keys, notes=notes)
     return _checked(replace(split, label=f"{path.stem}-{split.hash[:6]}"))

@@ -18,7 +18,7 @@ from emma_core.manifest import file_sha256
 from emma_core.options import progress_bar
 from emma_core.report.tables import row_order
 from emma_core.results import Result, blank_result, read_results, table_folder, write_result
-from emma_core.rows import source_rows
+from emma_core.rows import narrow_note, source_rows
 from emma_core.seen import seen_note
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def open_table(
     common = replace(
         blank_result(test, TASK, TITLE, scoring.columns(bench.classes, bench.conditions)),
         recipe=dict(recipe),
-        notes=(*bench.notes, *notes),
+        notes=(*bench.notes, *notes, *narrow_note(bench.pairs)),
         comparable=comparable,
     )
     return TableFolder(table_folder(runs, TASK, test.dataset, test.label), bench, common)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -60,7 +61,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # an arrow that a narrow encoding lacks must not stop the answer
             stream.reconfigure(errors="replace")
     try:
-        build_app()()
+        build_app()(args=[_home_expanded(text) for text in sys.argv[1:]])
     except SystemExit as left:
         if left.code == _INTERRUPTED:
             _complain("Stopped. What is finished is kept; the same command goes on.")
@@ -79,6 +80,13 @@ def main() -> None:
         else:
             raise
         sys.exit(1)
+
+
+def _home_expanded(argument: str) -> str:
+    """Make of ``--option=~/place`` what shells make of ``--option ~/place``."""
+    option, equals, value = argument.partition("=")
+    is_one = option.startswith("--") and equals and value.startswith("~")
+    return f"{option}={Path(value).expanduser()}" if is_one else argument
 
 
 def _print_version(wanted: bool) -> None:

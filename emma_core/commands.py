@@ -306,7 +306,8 @@ def export(
     if form not in SUFFIXES:
         raise UsageError(f"--format {form!r}: expected {' or '.join(SUFFIXES)}")
     if out.suffix != SUFFIXES[form]:
-        raise UsageError(f"{out}: expected a name that ends in {SUFFIXES[form]} for --format {form}")
+        kinds = ", ".join(f"{suffix} for --format {name}" for name, suffix in SUFFIXES.items())
+        raise UsageError(f"{out} for --format {form}: expected a name that ends in {kinds}")
     _refuse_present(out, overwrite)
     if dry_run:
         typer.echo(f"Would export {weights or 'the shipped weights'} as {form} into {out}")

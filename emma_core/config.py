@@ -168,9 +168,11 @@ def from_toml(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
         UsageError: the file cannot be read, is not TOML, or ``make`` refuses what it says; the message names the file.
     """
     try:
-        return make(tomllib.loads(read_text(path)))
+        return make(tomllib.loads(read_text(path, "utf-8-sig")))  # some editors begin a file with a mark
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8; save it as UTF-8, as TOML has to be") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -170,6 +170,8 @@ def dataset_spec(name: str, own: str = "add: --ir DIR --vis DIR") -> DatasetSpec
     """
     if known := same_name(name.lower().removesuffix(SAMPLE_SUFFIX), DATASETS):
         return DATASETS[known]
+    if name.lower().endswith(".toml"):
+        raise UsageError(f"{name}: a declaration is for detect and segment; for the folders that it names {own}")
     raise UsageError(f"Unknown data set {name!r}; known: {', '.join(DATASETS)}. For your own folders {own}")
 
 

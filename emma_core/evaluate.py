@@ -31,6 +31,7 @@ from emma_core.metrics.fusion import METRICS, prepare
 from emma_core.paired import write_differences
 from emma_core.pairs import Fault, Pair, PairSet
 from emma_core.results import NAIVE_ROWS, Column, Result, blank_result, result_folder, table_folder, write_result
+from emma_core.rows import narrow_note
 from emma_core.runtime import environment, map_images, resolve_device
 from emma_core.seen import seen_note
 from emma_core.text import counted, spreadsheet_cell
@@ -162,7 +163,7 @@ def evaluate_dataset(
     folder = table_folder(runs, TASK, pairs.dataset, pairs.label)
     require_writable(folder)
     scores = score_pairs(pairs, rows, fusion_measures(), device=device, on_pair=on_pair)
-    results = write_scores(scores, runs, task=TASK, title="Fusion quality")
+    results = write_scores(scores, runs, task=TASK, title="Fusion quality", notes=narrow_note(pairs))
     return Evaluation(results, folder, write_differences(folder, results, scores), scores.faults)
 
 

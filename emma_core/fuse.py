@@ -103,7 +103,10 @@ def tile_spans(length: int, side: int) -> list[slice]:
 def _refuse_other_size(infrared: FloatImage, visible: FloatImage) -> None:
     if infrared.shape[:2] != visible.shape[:2]:
         sizes = " and ".join(size_text(image.shape) for image in (infrared, visible))
-        raise DataError(f"the two images differ in size: infrared and visible are {sizes}")
+        raise DataError(
+            f"the two images differ in size: infrared and visible are {sizes}; they have to lie on each other, pixel "
+            "by pixel (register and resample them first)"
+        )
 
 
 def _fuse_luma(infrared: FloatImage, visible: FloatImage, fuser: Fuser, tile: int | None) -> FloatImage:

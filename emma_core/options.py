@@ -196,7 +196,7 @@ class SayIfFlat:
         if first:
             sys.stderr.write(  # looked up now: a progress bar puts lines above itself that go this way
                 f"{path}: 16 bits, of which it uses {used:.1%} of the range; values are divided by 65535, so it is "
-                "dark or flat. Stretch such images to the full range first\n"
+                "dark or flat. Stretch such images first, all by one window (docs/metrics.md)\n"
             )
 
     def say_of_others(self) -> None:

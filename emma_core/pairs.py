@@ -200,6 +200,8 @@ def read_split_file(path: Path) -> list[str]:
     ids = [line for line in lines if line and not line.startswith("#")]
     if not ids:
         raise DataError(f"{path}: lists no id; expected one a line")
+    if ids[0].startswith("{"):
+        raise DataError(f"{path}: is JSON, like a split.json of detect; expected a list of ids, one a line")
     twice = [listed for listed, count in Counter(ids).items() if count > 1]
     if twice:
         raise DataError(f"{path}: lists {twice[0]!r} twice")

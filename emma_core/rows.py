@@ -5,6 +5,7 @@ A row is a name and one image file for each pair, so a detector, a segmenter or 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from emma_core.errors import DataError, ManifestError, UsageError
 from emma_core.fuse import read_pair
 from emma_core.fuse_dataset import fused_folder, is_done
 from emma_core.fusers import SHIPPED_WEIGHTS
+from emma_core.images import narrow_range, read_image
 from emma_core.manifest import JOURNAL, MANIFEST, Manifest, file_sha256, made_from, read_manifest, unusual
 from emma_core.pairs import Pair, PairSet, files_by_stem, on_any_disk
 from emma_core.results import NAIVE_ROWS, SOURCE_ROWS
@@ -73,6 +75,23 @@ def source_rows(pairs: PairSet) -> tuple[InputRow, InputRow]:
         InputRow(pairs.spec.infrared_label, infrared, {}, baseline=True),
         InputRow(pairs.spec.visible_label, visible, {}, baseline=True),
     )
+
+
+def narrow_note(pairs: PairSet) -> tuple[str, ...]:
+    """Say under a table of a camera whose 16-bit images use little of their range; the first image stands for all.
+
+    Such images are scored, and learned from, as they are read: dark or flat. Nobody would think so of their figures.
+    """
+    spec, first = pairs.spec, pairs.pairs[0]
+    said = []
+    for label, path in ((spec.infrared_label, first.infrared), (spec.visible_label, first.visible)):
+        with contextlib.suppress(DataError):  # what cannot be read is told elsewhere
+            if used := narrow_range(read_image(path)):
+                said.append(
+                    f"{label}: images of 16 bits that use little of the range ({path.name}: {used:.1%}), so they are "
+                    "dark or flat here, and no measure of the camera. Stretch them first, all by one window."
+                )
+    return tuple(said)
 
 
 def chosen_rows(

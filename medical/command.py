@@ -180,7 +180,7 @@ def _fuse_and_score(
     all_metrics: bool,
 ) -> Outcome:
     from emma_core.fuse_dataset import fuse_dataset, fused_folder
-    from emma_core.rows import fused_rows, with_foreign
+    from emma_core.rows import fused_rows, narrow_note, with_foreign
     from medical.run import evaluate_medical
 
     pairs = ready.pairs
@@ -197,7 +197,7 @@ def _fuse_and_score(
             runs,
             shown=name,
             all_metrics=all_metrics,
-            notes=ready.notes,
+            notes=(*ready.notes, *narrow_note(pairs)),
             device=str(fuser.device),
             on_pair=lambda _: advance(),
         )

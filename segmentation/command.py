@@ -118,6 +118,7 @@ def carry_out(request: Request, device: str, *, dry_run: bool) -> None:
         EmmaError: see :func:`segmentation.run.run_rows`.
     """
     from emma_core.engine import Engine
+    from emma_core.rows import narrow_note
     from segmentation.data import check_inputs
     from segmentation.pictures import write_pictures
     from segmentation.run import run_rows
@@ -128,6 +129,8 @@ def carry_out(request: Request, device: str, *, dry_run: bool) -> None:
         typer.echo(f"{data.unlabelled} pairs have no label and are left out", err=True)
     with progress_bar("Checking labels and images", len(data.pairs.pairs)) as advance:
         check_inputs(data, request.rows, advance)
+    for note in narrow_note(data.pairs):
+        typer.echo(note, err=True)
     if dry_run:
         _foretell(request, engine)
         return

@@ -131,7 +131,8 @@ class SegmentationSpec:
         """Return the declaration of the pairs that these labels are of."""
         if self.dataset:
             return dataset_spec(self.dataset)
-        return own_spec(self.name, self.infrared, self.visible)
+        infrared, visible = (str(Path(folder).expanduser()) for folder in (self.infrared, self.visible))
+        return own_spec(self.name, infrared, visible)
 
 
 _MSRS_CLASSES = (
@@ -220,6 +221,7 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
     """
     found: dict[str, Path] = {}
     masks = cache(_masks_in)
+    folder = Path(folder).expanduser()
     for pair in pairs:
         place = root / in_split(str(folder), pair.split)
         path = only_one(masks(place / pair.split).get(pair.id) or masks(place).get(pair.id, []), "masks")

@@ -23,6 +23,7 @@ from emma_core.images import size_text, write_atomic
 from emma_core.manifest import sha256
 from emma_core.options import progress_bar
 from emma_core.results import Result, blank_result, result_folder, table_folder, write_result
+from emma_core.rows import narrow_note
 from emma_core.runtime import environment
 from emma_core.training import LAST, STATE, Progress, SavePolicy, train
 from emma_core.training_log import LOG, logged_seconds
@@ -201,7 +202,7 @@ def _notes(request: Request) -> tuple[str, ...]:
         said.append("The labels are not the data set's own: they are from a folder given with --labels.")
     if request.training.network.encoder_weights == "none":
         said.append("The backbone began with random weights, not with ImageNet's: expect low figures.")
-    return tuple(said)
+    return (*said, *narrow_note(request.data.pairs))
 
 
 def _jobs(request: Request, common: Result) -> Iterator[_Job]:

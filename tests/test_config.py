@@ -107,7 +107,7 @@ def test_a_whole_number_serves_as_a_float():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"heads = ", "not TOML"), (b"head = 8", "unknown key 'head'"), (b"\xff", "not TOML")]
+    ("content", "message"), [(b"heads = ", "not TOML"), (b"head = 8", "unknown key 'head'"), (b"\xff", "not UTF-8")]
 )
 def test_wrong_toml_names_the_file(tmp_path, content, message):
     (tmp_path / "config.toml").write_bytes(content)
@@ -125,3 +125,13 @@ def test_unknown_recipe_lists_the_known():
 def test_configurations_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         UFuserConfig().heads = 4
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_toml_and_another_encoding_is_told(tmp_path):
+    """As editors on Windows write them."""
+    path = tmp_path / "inner.toml"
+    path.write_text("rate = 2.0", "utf-8-sig")
+    assert read_toml(path, Inner).rate == 2.0
+    path.write_text("rate = 2.0", "utf-16")
+    with pytest.raises(UsageError, match=r"inner\.toml: not UTF-8; save it as UTF-8"):
+        read_toml(path, Inner)

@@ -90,7 +90,7 @@ def test_what_answers_differently_is_not_kept(weights, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         (["net.onnx", "--format", "tflite"], "onnx or exported-program"),
-        (["net.pt2"], "ends in .onnx"),
+        (["net.pt2"], "ends in .onnx for --format onnx, .pt2 for --format exported-program"),
         (["there.onnx"], "--overwrite"),
     ],
 )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import emma, random_image, tree, write_pairs, write_released_checkpoint
+from PIL import Image
 
+from detection.own import OwnBoxes
 from emma_core.datasets import dataset_spec
 from emma_core.errors import DataError, UsageError
 from emma_core.evaluate import evaluate_dataset
@@ -16,6 +20,7 @@ from emma_core.fusers import load_fuser
 from emma_core.images import write_image
 from emma_core.pairs import find_pairs
 from emma_core.report.tables import table_of
+from emma_core.results import read_result
 from emma_core.rows import FIXED_ROWS, chosen_rows, fused_rows
 
 TNO = dataset_spec("TNO")
@@ -210,3 +215,50 @@ def test_a_mistyped_folder_is_told(place, tmp_path, command, said):
     run = emma(*command, *(["--runs", tmp_path] if "--out" not in command else []), cwd=place)
     assert (run.returncode in {1, 2}, run.stderr.startswith(f"Error: {said}")) == (True, True), run.stderr
     assert tree(tmp_path) == {}
+
+
+def write_thermal(folder: Path, *, low: int, high: int) -> None:
+    """Write 16-bit images as a camera of fewer bits does."""
+    folder.mkdir(parents=True)
+    for index in range(2):
+        values = low + (high - low) * random_image(index, (48, 64))
+        Image.fromarray(values.astype(np.uint16)).save(folder / f"{index:03d}.png")
+
+
+@pytest.mark.parametrize(("high", "is_said"), [(9000, True), (65535, False)])
+def test_figures_of_images_that_use_little_of_their_16_bits_say_so(place, tmp_path, high, is_said):
+    write_thermal(tmp_path / "thermal", low=7000, high=high)
+    run = emma(
+        "evaluate", "hot", "--ir", tmp_path / "thermal", "--vis", place / "TNO" / "vi", "--runs", tmp_path / "runs"
+    )
+    assert run.returncode == 0, run.stderr
+    (result,) = (tmp_path / "runs" / "evaluate" / "hot" / "all" / "IR").glob("result.json")
+    said = [note for note in read_result(result).notes if "images of 16 bits that use little of the range" in note]
+    assert [note.split(":")[0] for note in said] == ["IR"] * is_said
+    assert ("16 bits that use little" in " ".join(run.stdout.split())) == is_said
+
+
+def test_a_home_folder_is_meant_wherever_it_stands(place, tmp_path, monkeypatch):
+    """Shells leave the sign in ``--runs=~/mine``, and a declaration knows no shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = emma("fuse-dataset", "TNO", "--root", "TNO", "--method", "max", "--runs=~/mine", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    assert not (place / "~").exists()
+    (tmp_path / "TNO").symlink_to(place / "TNO")
+    found = OwnBoxes("own", "~/TNO/ir", "~/TNO/vi", ("Deer",), labels="~/boxes")
+    assert len(found.find_pairs(tmp_path / "elsewhere").pairs) == 2
+    assert found.labels_under(tmp_path / "elsewhere") == tmp_path / "boxes"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["evaluate", "own.toml"], "own.toml: a declaration is for detect and segment; for the folders that it names"),
+        (["evaluate", "TNO", "--root", "TNO", "--split-file", "split.json"], "split.json: is JSON, like a split.json"),
+    ],
+)
+def test_a_file_for_another_command_is_told(place, command, said):
+    (place / "split.json").write_text('{\n "train": ["000"]\n}')
+    run = emma(*command, cwd=place)
+    assert (run.returncode in {1, 2}, run.stderr.startswith(f"Error: {said}")) == (True, True), run.stderr
