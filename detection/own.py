@@ -11,6 +11,7 @@ from detection.scoring import columns
 from emma_core.config import read_toml
 from emma_core.datasets import folder_spec
 from emma_core.errors import UsageError
+from emma_core.files import at_home
 from emma_core.pairs import find_pairs
 
 if TYPE_CHECKING:
@@ -53,12 +54,12 @@ class OwnBoxes:
             DataError: they are not there.
             UsageError: the name is that of a known data set, or ``{split}`` stands in one of the folders only.
         """
-        infrared, visible = (root / Path(folder).expanduser() for folder in (self.infrared, self.visible))
+        infrared, visible = (root / at_home(folder) for folder in (self.infrared, self.visible))
         return find_pairs(folder_spec(self.name, infrared, visible), root)
 
     def labels_under(self, root: Path) -> Path | None:
         """Return where its labels are, if it says so."""
-        return root / Path(self.labels).expanduser() if self.labels else None
+        return root / at_home(self.labels) if self.labels else None
 
 
 def read_own(path: Path) -> OwnBoxes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import sys
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from emma_core import __version__, commands
 from emma_core.errors import EmmaError
+from emma_core.files import at_home
 from emma_core.plugins import TASKS, load_task, plugins
 from emma_core.text import plain
 from emma_core.train_commands import train_app
@@ -86,7 +86,7 @@ def _home_expanded(argument: str) -> str:
     """Make of ``--option=~/place`` what shells make of ``--option ~/place``."""
     option, equals, value = argument.partition("=")
     is_one = option.startswith("--") and equals and value.startswith("~")
-    return f"{option}={Path(value).expanduser()}" if is_one else argument
+    return f"{option}={at_home(value)}" if is_one else argument
 
 
 def _print_version(wanted: bool) -> None:

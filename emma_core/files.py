@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import TYPE_CHECKING
+from os.path import expanduser
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+def at_home(text: str | Path) -> Path:
+    """Return a path in which ``~`` stands for a home folder, in a file or where a shell leaves it alone.
+
+    That of nobody stays as it is, and will be missing.
+    """
+    return Path(expanduser(text))  # noqa: PTH111 - that of pathlib raises an error of its own where there is none
 
 
 def read_bytes(path: Path) -> bytes:

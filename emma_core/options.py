@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from emma_core.errors import DataError, UsageError
+from emma_core.files import at_home
 from emma_core.text import counted, plain
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def named_folders(option: str, texts: list[str] | None) -> list[tuple[str, Path]
     Raises:
         UsageError: one is not of that form.
     """
-    return [(name, Path(folder).expanduser()) for name, folder in (named(option, text) for text in texts or [])]
+    return [(name, at_home(folder)) for name, folder in (named(option, text) for text in texts or [])]
 
 
 def named(option: str, text: str) -> tuple[str, str]:

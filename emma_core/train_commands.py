@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emma_core.errors import EmmaError, UsageError
+from emma_core.files import at_home
 from emma_core.options import Device, DryRun, configured, named, progress_bar
 from emma_core.text import counted, plain
 
@@ -218,8 +219,8 @@ def _sources(data: Sequence[str], split_file: list[str] | None, exclude_file: li
     sources = []
     for name, text in (named("--data", item) for item in data):
         first, comma, second = text.partition(",")
-        folders = (_path(first), _path(second)) if comma else None
-        sources.append(Source(name, _path(text), folders, splits.pop(name, None), excludes.pop(name, None)))
+        folders = (at_home(first), at_home(second)) if comma else None
+        sources.append(Source(name, at_home(text), folders, splits.pop(name, None), excludes.pop(name, None)))
     for option, rest in (("--split-file", splits), ("--exclude-file", excludes)):
         if rest:
             raise UsageError(f"{option} {next(iter(rest))}=...: no --data has this name")
@@ -235,7 +236,7 @@ def _teachers(texts: list[str] | None) -> tuple[list[tuple[str, Path]], tuple[st
     unruly = [method.name for method in methods if method.rule is None]
     if unruly:
         raise UsageError(f"--teacher {unruly[0]}: needs weights, and is no fusion rule; give NAME=DIR")
-    return [(name, _path(folder)) for name, folder in folders], tuple(method.name for method in methods)
+    return [(name, at_home(folder)) for name, folder in folders], tuple(method.name for method in methods)
 
 
 def _by_name(option: str, texts: list[str] | None) -> dict[str, Path]:
@@ -244,12 +245,8 @@ def _by_name(option: str, texts: list[str] | None) -> dict[str, Path]:
     for name, file in (named(option, text) for text in texts or []):
         if name in files:
             raise UsageError(f"{option} {name}=...: given twice; put the ids of {name} into one file")
-        files[name] = _path(file)
+        files[name] = at_home(file)
     return files
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()  # a shell leaves the ~ of NAME=~/data alone
 
 
 def _options(folder: Path, recipe: str, seed: int, workers: int, save_seconds: float) -> RunOptions:

@@ -17,6 +17,7 @@ import numpy as np
 from emma_core.config import read_toml
 from emma_core.datasets import DATASETS, SAMPLE_SUFFIX, DatasetSpec, dataset_spec, in_split, own_spec
 from emma_core.errors import DataError, UsageError
+from emma_core.files import at_home
 from emma_core.images import read_image, write_image
 from emma_core.pairs import files_by_stem, only_one
 from emma_core.text import is_plain_name, same_name
@@ -131,7 +132,7 @@ class SegmentationSpec:
         """Return the declaration of the pairs that these labels are of."""
         if self.dataset:
             return dataset_spec(self.dataset)
-        infrared, visible = (str(Path(folder).expanduser()) for folder in (self.infrared, self.visible))
+        infrared, visible = (str(at_home(folder)) for folder in (self.infrared, self.visible))
         return own_spec(self.name, infrared, visible)
 
 
@@ -221,7 +222,7 @@ def find_masks(spec: SegmentationSpec, root: Path, pairs: Sequence[Pair], folder
     """
     found: dict[str, Path] = {}
     masks = cache(_masks_in)
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     for pair in pairs:
         place = root / in_split(str(folder), pair.split)
         path = only_one(masks(place / pair.split).get(pair.id) or masks(place).get(pair.id, []), "masks")

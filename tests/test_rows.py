@@ -245,6 +245,7 @@ def test_a_home_folder_is_meant_wherever_it_stands(place, tmp_path, monkeypatch)
     assert run.returncode == 0, run.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
     assert not (place / "~").exists()
+    assert "is not a folder" in emma("evaluate", "TNO", "--root=~no-such-user/TNO", cwd=place).stderr
     (tmp_path / "TNO").symlink_to(place / "TNO")
     found = OwnBoxes("own", "~/TNO/ir", "~/TNO/vi", ("Deer",), labels="~/boxes")
     assert len(found.find_pairs(tmp_path / "elsewhere").pairs) == 2
