@@ -86,7 +86,9 @@ def test_a_pipe_among_masks_is_no_mask(tmp_path):
         find_masks(SEGMENTATIONS["MSRS"], tmp_path, pairs, tmp_path)
 
 
-@pytest.mark.parametrize("fault", [lambda: torch.empty(2**55), lambda: bytearray(2**60)], ids=["torch", "Python"])
+@pytest.mark.parametrize(
+    "fault", [lambda **_: torch.empty(2**55), lambda **_: bytearray(2**60)], ids=["torch", "Python"]
+)
 def test_too_little_memory_is_one_line(monkeypatch, capsys, fault):
     monkeypatch.setattr(cli, "build_app", lambda: fault)
     with pytest.raises(SystemExit) as stopped:
@@ -96,7 +98,7 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys, fault):
 
 
 def test_other_faults_of_the_program_stay_faults(monkeypatch):
-    monkeypatch.setattr(cli, "build_app", lambda: lambda: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(cli, "build_app", lambda: lambda **_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):
         cli.main()
 
