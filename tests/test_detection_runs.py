@@ -11,7 +11,6 @@ from detection_bench import detect, make_bench
 
 from detection import run
 from detection.recipes import detector_recipe
-from detection.yolo import training_precision
 from emma_core.comparisons import read_comparisons
 from emma_core.results import read_result
 
@@ -95,14 +94,6 @@ def test_detectors_trained_elsewhere_are_scored_again_and_not_joined_by_others(b
     refused = detect(bench, *ours, "--ir", "--vis", "--seeds", "0,1")
     said = "holds detectors trained in bf16, and cpu would train in fp32; go on with --device cuda, or choose another"
     assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
-
-
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16")])
-def test_a_gpu_trains_in_bf16_if_it_computes_in_it(monkeypatch, capability, precision):
-    """Some older ones only emulate it."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert training_precision(torch.device("cuda")) == precision
-    assert training_precision(torch.device("cpu")) == "fp32"
 
 
 def test_detectors_trained_in_another_number_format_are_no_rows_of_one_table():

@@ -158,9 +158,8 @@ def test_nobody_is_asked_for_fused_images_of_pairs_that_cannot_be_fused(root, ru
         write_image(tmp_path / "theirs" / f"{index:03d}.png", random_image(index, (48, 64)))
     write_image(root / "vi" / "003.png", random_image(3, (48, 63)))
     outcome = evaluate(root, runs, [("Theirs", tmp_path / "theirs")])
-    assert [str(fault) for fault in outcome.faults] == [
-        "all/003: the two images differ in size: infrared and visible are 64 x 48 and 63 x 48"
-    ]
+    (fault,) = map(str, outcome.faults)
+    assert fault.startswith("all/003: the two images differ in size: infrared and visible are 64 x 48 and 63 x 48; ")
     assert outcome.results[-1].count == 3
     with pytest.raises(DataError, match=r"1 of 4 fused images are missing, first all/003"):
         chosen_rows(find_pairs(TNO, root), runs, infrared=True, folders=[("Theirs", tmp_path / "theirs")])

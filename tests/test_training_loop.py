@@ -146,4 +146,4 @@ def test_the_last_validation_counts_as_well(tmp_path):
 
     train(odd_stage(lambda _: 1.0, steps=10, validate=validate), tmp_path, Engine("cpu"), quiet=True)
     step, validation = read_log(tmp_path / LOG)
-    assert logged_seconds(tmp_path / LOG) == validation["seconds"] >= step["seconds"] + 0.1
+    assert logged_seconds(tmp_path / LOG) == validation["seconds"] > step["seconds"] + 0.09
