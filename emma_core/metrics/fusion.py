@@ -27,14 +27,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from emma_core.errors import UsageError
-from emma_core.metrics import _qabf, _ssim, _vif
+from emma_core.metrics import _histograms, _qabf, _ssim, _vif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
-
-_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class PairReference:
     @cached_property
     def joint(self) -> Tensor:
         """Joint histogram of infrared (rows) and visible (columns), (B, 256, 256)."""
-        return _joint_histogram(self.infrared, self.visible)
+        return _histograms.joint_histogram(self.infrared.levels, self.visible.levels)
 
 
 class Triple:
@@ -160,12 +158,12 @@ class Triple:
     @cached_property
     def infrared_joint(self) -> Tensor:
         """Joint histogram of infrared (rows) and fused (columns), (B, 256, 256)."""
-        return _joint_histogram(self.pair.infrared, self.fused)
+        return _histograms.joint_histogram(self.pair.infrared.levels, self.fused.levels)
 
     @cached_property
     def visible_joint(self) -> Tensor:
         """Joint histogram of visible (rows) and fused (columns), (B, 256, 256)."""
-        return _joint_histogram(self.pair.visible, self.fused)
+        return _histograms.joint_histogram(self.pair.visible.levels, self.fused.levels)
 
     @cached_property
     def histogram(self) -> Tensor:
@@ -238,12 +236,12 @@ def grey_levels(image: Tensor) -> Tensor:
 
 def entropy(triple: Triple) -> Tensor:
     """Return the entropy of the fused grey levels: bits, (B,), in [0, 8]."""
-    return _entropy(triple.histogram) / math.log(2)
+    return _histograms.entropy(triple.histogram) / math.log(2)
 
 
 def standard_deviation(triple: Triple) -> Tensor:
     """Return the population standard deviation of the fused image: grey levels, (B,), in [0, 127.5]."""
-    return _mean_and_variance(triple.histogram, _values(triple.histogram))[1].sqrt()
+    return _histograms.standard_deviation(triple.histogram)
 
 
 def spatial_frequency(triple: Triple) -> Tensor:
@@ -265,7 +263,7 @@ def average_gradient(triple: Triple) -> Tensor:
 
 def mutual_information(triple: Triple) -> Tensor:
     """Return I(infrared; fused) + I(visible; fused): nats, (B,), at least 0, at most twice the fused entropy."""
-    return _shared_entropy(triple.infrared_joint) + _shared_entropy(triple.visible_joint)
+    return _histograms.shared_entropy(triple.infrared_joint) + _histograms.shared_entropy(triple.visible_joint)
 
 
 def visual_information_fidelity(triple: Triple) -> Tensor:
@@ -287,14 +285,14 @@ def edge_preservation(triple: Triple) -> Tensor:
 def correlation_of_differences(triple: Triple) -> Tensor:
     """Return corr(infrared, fused - visible) + corr(visible, fused - infrared): (B,), in [-2, 2]."""
     sources = triple.pair.joint
-    return _correlation_with_rest(triple.infrared_joint, triple.visible_joint, sources) + _correlation_with_rest(
-        triple.visible_joint, triple.infrared_joint, sources.mT
-    )
+    return _histograms.correlation_with_rest(
+        triple.infrared_joint, triple.visible_joint, sources
+    ) + _histograms.correlation_with_rest(triple.visible_joint, triple.infrared_joint, sources.mT)
 
 
 def correlation(triple: Triple) -> Tensor:
     """Return the mean of corr(infrared, fused) and corr(visible, fused): (B,), in [-1, 1]."""
-    return (_correlation(triple.infrared_joint) + _correlation(triple.visible_joint)) / 2
+    return (_histograms.correlation(triple.infrared_joint) + _histograms.correlation(triple.visible_joint)) / 2
 
 
 def structural_similarity(triple: Triple) -> Tensor:
@@ -385,71 +383,6 @@ def _whole_levels(name: str, image: Tensor) -> Tensor:
         found = f"{name} holds values in {image.min().item():g}..{image.max().item():g}"
         raise UsageError(f"{found}; expected whole grey levels 0..255, which grey_levels() makes of [0, 1]")
     return levels
-
-
-def _joint_histogram(rows: Statistics, columns: Statistics) -> Tensor:
-    """Count pairs of grey levels: (B, 256, 256), float64, whole numbers; rows are levels of the first image."""
-    first, second = rows.levels, columns.levels
-    index = first.int().mul_(_LEVELS).add_(second)
-    index += torch.arange(len(first), device=first.device).int().view(-1, 1, 1) * _LEVELS**2
-    counts = torch.bincount(index.flatten(), minlength=len(first) * _LEVELS**2)
-    return counts.view(-1, _LEVELS, _LEVELS).double()
-
-
-def _values(histogram: Tensor) -> Tensor:
-    """Return the grey levels 0..255, (256,), float64, on the device of a histogram."""
-    return torch.arange(_LEVELS, dtype=torch.float64, device=histogram.device)
-
-
-def _entropy(counts: Tensor) -> Tensor:
-    """Return the entropy of histograms, (B, ...), in nats, (B,)."""
-    share = counts.flatten(1) / counts.flatten(1).sum(1, keepdim=True)
-    nats: Tensor = torch.special.entr(share).sum(1)
-    return nats
-
-
-def _shared_entropy(joint: Tensor) -> Tensor:
-    """Return the mutual information of a joint histogram: nats, (B,)."""
-    return (_entropy(joint.sum(1)) + _entropy(joint.sum(2)) - _entropy(joint)).clamp_(min=0)
-
-
-def _mean_and_variance(counts: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both moments, (B,), of values (n,) seen that often (B, n); exactly 0 variance for a single value."""
-    pixels = counts.sum(1)
-    mean = counts @ values / pixels  # whole numbers throughout, so exact before the division
-    return mean, (counts * (values - mean[:, None]).square()).sum(1) / pixels
-
-
-def _covariance(joint: Tensor) -> Tensor:
-    """Return the covariance of both images of a joint histogram, (B,)."""
-    values = _values(joint)
-    rows, columns = (values - _mean_and_variance(joint.sum(dim), values)[0][:, None] for dim in (2, 1))
-    return torch.einsum("bi,bij,bj->b", rows, joint, columns) / joint.sum((1, 2))
-
-
-def _correlation(joint: Tensor) -> Tensor:
-    """Return Pearson's coefficient of both images of a joint histogram, (B,)."""
-    rows, columns = (_mean_and_variance(joint.sum(dim), _values(joint))[1] for dim in (2, 1))
-    return _ratio(_covariance(joint), (rows * columns).sqrt_())
-
-
-def _correlation_with_rest(own: Tensor, other: Tensor, sources: Tensor) -> Tensor:
-    """Correlate a source with what the fused image holds beyond the other source, (B,).
-
-    Args:
-        own: joint histogram of this source and the fused image.
-        other: joint histogram of the other source and the fused image.
-        sources: joint histogram of this source and the other.
-    """
-    values = _values(own)
-    source = _mean_and_variance(own.sum(2), values)[1]
-    rest = _mean_and_variance(other.flatten(1), (values[None, :] - values[:, None]).flatten())[1]
-    return _ratio(_covariance(own) - _covariance(sources), (source * rest).sqrt_())
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Divide, with 0 where the denominator is 0."""
-    return torch.where(below > 0, above / below, 0.0)
 
 
 def _slope(image: Tensor, dim: int) -> Tensor:
